@@ -1,0 +1,1 @@
+"""Pourtier: the identity service of Lumiere, over gRPC."""
