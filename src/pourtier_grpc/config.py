@@ -1,0 +1,300 @@
+"""The service's configuration: environment first, then a YAML file, then defaults.
+
+The file is named by POURTIER_CONFIG, its keys are those of the environment. The
+platform's existing `pourtier.yaml` is such a file: keys in it that mean nothing to this
+service are accepted, and `Settings.ignored` names them so that the start can say so.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlsplit
+
+import yaml
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+CONFIG_VARIABLE = "POURTIER_CONFIG"
+# Secrets that stand in examples and old defaults, and so in attackers' lists.
+KNOWN_SECRETS = frozenset(
+    {"secret", "changeme", "change-me", "your-secret-key", "your-secret-key-here"}
+)
+MIN_SECRET_BYTES = 32
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text says which setting, and why."""
+
+
+class Settings(BaseSettings):
+    """Every setting of the service. Names in the environment are these in capitals."""
+
+    model_config = SettingsConfigDict(
+        case_sensitive=False,
+        extra="ignore",
+        frozen=True,
+        validate_default=True,
+        hide_input_in_errors=True,
+    )
+
+    env: Literal["development", "test", "staging", "production"] = "development"
+
+    database_url: SecretStr | None = None
+    database_pool_size: int = Field(default=20, ge=1)
+    database_pool_overflow: int = Field(default=10, ge=0)
+    database_pool_recycle_seconds: int = Field(default=3600, ge=1)
+    database_statement_timeout_seconds: float = Field(default=5.0, gt=0)
+
+    redis_url: SecretStr | None = None
+    redis_host: str | None = None
+    redis_port: int = 6379
+    redis_password: SecretStr | None = None
+    redis_timeout_seconds: float = Field(default=0.05, gt=0)
+
+    key_dir: Path | None = None
+    jwt_algorithm: Literal["EdDSA", "HS256"] = "EdDSA"
+    jwt_secret_key: SecretStr | None = None
+    jwt_access_token_expire_minutes: int = Field(default=30, ge=1, le=24 * 60)
+    jwt_issuer: str = "pourtier"
+    jwt_audience: str = "lumiere"
+
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    solana_network: Literal["mainnet", "testnet", "devnet", "localnet"] = "mainnet"
+    challenge_minutes: int = Field(default=10, ge=1, le=60)
+    session_idle_days: int = Field(default=30, ge=1)
+    session_max_days: int = Field(default=90, ge=1)
+
+    grpc_listen: Annotated[tuple[str, ...], NoDecode] = ()
+    grpc_unix_socket: Path | None = None
+    allow_plaintext: bool = False
+    threads: int = Field(default=16, ge=1, le=512)
+    queue_limit: int = Field(default=256, ge=1)
+    call_timeout_seconds: float = Field(default=30.0, gt=0)
+    max_request_bytes: int = Field(default=1024 * 1024, ge=1024)
+    max_response_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    drain_seconds: float = Field(default=25.0, ge=0)
+    connection_age_seconds: int = Field(default=600, ge=1)
+
+    passeur_url: str | None = None
+
+    pourtier_data_dir: Path = Path(".pourtier")
+    pourtier_http_port: int = Field(default=9000, ge=1, le=65535)
+    pourtier_internal_http_port: int = Field(default=9001, ge=1, le=65535)
+    pourtier_grpc_port: int = Field(default=50051, ge=1, le=65535)
+    pourtier_metrics_port: int = Field(default=9464, ge=1, le=65535)
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the file."""
+        return init_settings, env_settings, _FileSource(settings_cls)
+
+    @field_validator("allowed_origins", "grpc_listen", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            parts = urlsplit(origin)
+            if origin != "*" and (
+                parts.scheme not in {"http", "https"}
+                or not parts.netloc
+                or origin != f"{parts.scheme}://{parts.netloc.lower()}"
+            ):
+                raise ValueError(
+                    f"{origin!r} is not an origin such as https://app.lumiere.trade"
+                )
+        return origins
+
+    @field_validator("env", mode="before")
+    @classmethod
+    def _spell_out_env(cls, value: object) -> object:
+        short = {"dev": "development", "local": "development", "prod": "production"}
+        text = value.lower() if isinstance(value, str) else value
+        return short.get(text, text) if isinstance(text, str) else text
+
+    @property
+    def production(self) -> bool:
+        """True where people's money is at stake, and unsafe settings stop the start."""
+        return self.env == "production"
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The web origins that may call, and whose hosts are the sign-in domains.
+
+        The first is the default sign-in domain.
+        """
+        if self.allowed_origins:
+            return self.allowed_origins
+        if self.production:
+            return ("https://app.lumiere.trade",)
+        return ("http://localhost:3000", f"http://localhost:{self.pourtier_http_port}")
+
+    @property
+    def sign_in_origins(self) -> tuple[str, ...]:
+        """The origins whose hosts are the sign-in domains: never a wildcard."""
+        named = tuple(origin for origin in self.origins if origin != "*")
+        return named or ("http://localhost:3000",)
+
+    @property
+    def listen(self) -> tuple[str, ...]:
+        """The addresses on which native gRPC is served, as `host:port`."""
+        return self.grpc_listen or (f"127.0.0.1:{self.pourtier_grpc_port}",)
+
+    @property
+    def keys(self) -> Path:
+        """The folder of the key material."""
+        return self.key_dir or self.pourtier_data_dir / "keys"
+
+    @property
+    def access_token_lifetime(self) -> timedelta:
+        """How long an access token is good."""
+        return timedelta(minutes=self.jwt_access_token_expire_minutes)
+
+    def database_dsn(self) -> str | None:
+        """The database's URL in SQLAlchemy's form for psycopg, or None where unset.
+
+        `postgresql+asyncpg://` and `postgres://` mean the same database.
+        """
+        if self.database_url is None:
+            return None
+        scheme, found, rest = self.database_url.get_secret_value().partition("://")
+        if not found or scheme.split("+")[0] not in {"postgresql", "postgres"}:
+            raise ConfigError("DATABASE_URL is not a postgresql:// URL")
+        return f"postgresql+psycopg://{rest}"
+
+    def with_database(self, url: str) -> Settings:
+        """The same settings for another database."""
+        return self.model_copy(update={"database_url": SecretStr(url)})
+
+    def redis_dsn(self) -> str | None:
+        """The URL of Redis, or None where neither REDIS_URL nor REDIS_HOST is set."""
+        if self.redis_url is not None:
+            return self.redis_url.get_secret_value()
+        if self.redis_host is None:
+            return None
+        password = self.redis_password.get_secret_value() if self.redis_password else ""
+        login = f":{quote(password, safe='')}@" if password else ""
+        return f"redis://{login}{self.redis_host}:{self.redis_port}/0"
+
+    def ignored(self) -> list[str]:
+        """The keys of the file that mean nothing to this service, sorted."""
+        known = {name.upper() for name in type(self).model_fields}
+        return sorted(key for key in _read_file() if key.upper() not in known)
+
+    def unsafe(self) -> list[str]:
+        """What must not be so where it is, a sentence each; empty where all is safe.
+
+        Any one of them stops the start.
+        """
+        return [*self._unsafe_anywhere(), *self._unsafe_in_production()]
+
+    def _unsafe_anywhere(self) -> list[str]:
+        sentences = []
+        if not self.allow_plaintext:
+            sentences += [
+                f"GRPC_LISTEN={address} is plaintext off loopback: put it behind a "
+                "closed network and say so with ALLOW_PLAINTEXT=true"
+                for address in self.listen
+                if not is_loopback(address)
+            ]
+        if self.jwt_algorithm == "HS256" and self.jwt_secret_key is None:
+            sentences.append("JWT_ALGORITHM=HS256 needs JWT_SECRET_KEY")
+        return sentences
+
+    def _unsafe_in_production(self) -> list[str]:
+        if not self.production:
+            return []
+        sentences = []
+        if self.jwt_algorithm == "HS256" and self.jwt_secret_key is not None:
+            secret = self.jwt_secret_key.get_secret_value()
+            if secret.lower() in KNOWN_SECRETS or len(secret) < MIN_SECRET_BYTES:
+                sentences.append(
+                    "JWT_SECRET_KEY is a default or shorter than "
+                    f"{MIN_SECRET_BYTES} bytes"
+                )
+        if "*" in self.origins:
+            sentences.append("ALLOWED_ORIGINS has a wildcard")
+        sentences += [
+            f"ALLOWED_ORIGINS has {origin}, which is not https"
+            for origin in self.origins
+            if origin.startswith("http://")
+        ]
+        if self.database_url is None:
+            sentences.append("DATABASE_URL is not set")
+        return sentences
+
+
+def load(**overrides: object) -> Settings:
+    """The settings of this process; `overrides` go before everything else.
+
+    Raises ConfigError with a sentence for each setting that has no meaning.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type] # names are the fields'
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in problem['loc']).upper()}: "
+            f"{problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors()
+        ]
+        raise ConfigError("; ".join(lines)) from None
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `host:port` can be reached from this machine alone."""
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    """The YAML file, with its keys in any case."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - the base's signature
+        """One field's value; part of the base's interface."""
+        return _read_file().get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return {key.lower(): value for key, value in _read_file().items()}
+
+
+def _read_file() -> dict[str, Any]:
+    name = os.environ.get(CONFIG_VARIABLE)
+    if not name:
+        return {}
+    try:
+        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{CONFIG_VARIABLE}={name} cannot be read: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{CONFIG_VARIABLE}={name} is not a list of settings")
+    return {str(key): value for key, value in content.items() if value is not None}

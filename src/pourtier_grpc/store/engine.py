@@ -1,0 +1,186 @@
+"""The connection to PostgreSQL: pool, transactions, deadlines, and driver errors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, CursorResult, Engine, create_engine, exc
+from sqlalchemy.sql.expression import Executable
+
+from pourtier_grpc import deadline
+from pourtier_grpc.errors import ErrorReason, PourtierError
+
+RETRY_AFTER = timedelta(seconds=1)
+# How long a call waits for a connection before the pool counts as exhausted.
+POOL_TIMEOUT_SECONDS = 5.0
+# What PostgreSQL says of its own state, and not of our statement (appendix A of its
+# manual): connection lost, out of resources, operator intervention, read-only standby.
+UNAVAILABLE_CLASSES = ("08", "53", "57P", "58", "25006")
+CONFLICTS = ("40001", "40P01", "55P03")
+QUERY_CANCELLED = "57014"
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A transaction that is open. Nothing is kept unless `commit` is called."""
+
+    connection: Connection
+
+    def run(
+        self, statement: Executable, values: Mapping[str, Any] | None = None
+    ) -> CursorResult[Any]:
+        """Runs a statement with its parameters."""
+        return self.connection.execute(statement, values)
+
+    def commit(self) -> None:
+        """Keeps what was done. The transaction is over."""
+        self.connection.commit()
+
+
+class Database:
+    """The pool of connections to one PostgreSQL database.
+
+    Every wait ends with the deadline of the call that is being served: for a connection
+    by a counter in front of the pool, for a statement by PostgreSQL's own timeout.
+
+    Driver errors leave as PourtierError: DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED or
+    CONFLICT. Whatever else the driver raises is a defect of ours and passes through.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 20,
+        pool_overflow: int = 10,
+        recycle_seconds: int = 3600,
+        statement_timeout_seconds: float = 5.0,
+    ) -> None:
+        self._statement_timeout = statement_timeout_seconds
+        self._places = threading.BoundedSemaphore(pool_size + pool_overflow)
+        milliseconds = int(statement_timeout_seconds * 1000)
+        self.engine: Engine = create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=pool_overflow,
+            pool_pre_ping=True,
+            pool_recycle=recycle_seconds,
+            hide_parameters=True,
+            connect_args={
+                "connect_timeout": 3,
+                "options": f"-c statement_timeout={milliseconds} -c TimeZone=UTC"
+                " -c idle_in_transaction_session_timeout=60000",
+                "application_name": "pourtier",
+            },
+        )
+        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """A transaction; it is rolled back unless it was committed."""
+        with self._connect(self.engine, "LOCAL") as connection:
+            yield Transaction(connection)
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """For single statements that need no transaction round them."""
+        with self._connect(self._autocommit, "SESSION") as connection:
+            yield Transaction(connection)
+
+    def close(self) -> None:
+        """Closes every idle connection; the pool opens new ones if it is used again."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _connect(self, engine: Engine, scope: str) -> Iterator[Connection]:
+        with self._place(), translated_errors(), engine.connect() as connection:
+            left = deadline.remaining()
+            if left is not None and left < self._statement_timeout:
+                with _shortened_timeout(connection, left, scope):
+                    yield connection
+            else:
+                yield connection
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        left = deadline.remaining()
+        patience = (
+            POOL_TIMEOUT_SECONDS if left is None else min(left, POOL_TIMEOUT_SECONDS)
+        )
+        if not self._places.acquire(timeout=patience):
+            deadline.remaining()
+            raise unavailable()
+        try:
+            yield
+        finally:
+            self._places.release()
+
+
+@contextmanager
+def _shortened_timeout(
+    connection: Connection, seconds: float, scope: str
+) -> Iterator[None]:
+    """Gives the statements less time than by default: LOCAL ends by itself."""
+    milliseconds = max(1, int(seconds * 1000))
+    connection.exec_driver_sql(f"SET {scope} statement_timeout = {milliseconds}")
+    try:
+        yield
+    finally:
+        if scope == "SESSION" and not connection.invalidated:
+            connection.exec_driver_sql("SET SESSION statement_timeout TO DEFAULT")
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turns what the driver raises into the errors of this service, in one place."""
+    try:
+        yield
+    except exc.TimeoutError as error:
+        raise unavailable() from error
+    except exc.DBAPIError as error:
+        translated = _translate(error)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def unavailable() -> PourtierError:
+    """The error of a call that the database did not serve."""
+    return PourtierError(
+        ErrorReason.ERROR_REASON_DATABASE_UNAVAILABLE,
+        "the database cannot be reached now",
+        retry_after=RETRY_AFTER,
+    )
+
+
+def conflict() -> PourtierError:
+    """The error of a call that lost a race; the next try may win."""
+    return PourtierError(
+        ErrorReason.ERROR_REASON_CONFLICT,
+        "another call changed the same thing at the same moment",
+        retry_after=timedelta(milliseconds=50),
+    )
+
+
+def _translate(error: exc.DBAPIError) -> PourtierError | None:
+    cause = error.orig
+    state = cause.sqlstate if isinstance(cause, psycopg.Error) else None
+    if state == QUERY_CANCELLED:
+        # Ours by the call's deadline, or the statement was slower than any may be.
+        left = deadline.remaining()
+        return (
+            deadline.exceeded() if left is not None and left < 0.05 else unavailable()
+        )
+    if state in CONFLICTS:
+        return conflict()
+    if state is None and isinstance(error, exc.OperationalError | exc.InterfaceError):
+        return unavailable()
+    if state is not None and state.startswith(UNAVAILABLE_CLASSES):
+        return unavailable()
+    return unavailable() if error.connection_invalidated else None

@@ -1,0 +1,12 @@
+"""How alembic runs a migration: on the connection that `migrate` hands it."""
+
+from alembic import context
+
+from pourtier_grpc.store.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    transactional_ddl=True,
+)
+context.run_migrations()

@@ -1,0 +1,90 @@
+"""The outbox: events written in the transaction of the change that they tell of.
+
+A relay sends them on. Per user they are numbered without a gap, under the lock of the
+user's row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import insert
+
+from pourtier_grpc.store import users
+from pourtier_grpc.store.engine import Transaction
+from pourtier_grpc.store.ids import new_id
+from pourtier_grpc.store.tables import outbox
+
+
+class Channel(StrEnum):
+    """Where an event is published."""
+
+    USERS = "lumiere.users"
+
+
+class EventType(StrEnum):
+    """What an event tells of."""
+
+    USER_CREATED = "user.created"
+    USER_UPDATED = "user.updated"
+    SESSION_ENDED = "session.ended"
+    SESSION_REUSE_DETECTED = "session.reuse_detected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxEvent:
+    """An event about to be told. `fields` come on top of the envelope's."""
+
+    event_type: EventType
+    channel: Channel = Channel.USERS
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+def change(
+    tx: Transaction,
+    user_id: UUID,
+    wallet_address: str,
+    now: datetime,
+    *events: OutboxEvent,
+) -> int:
+    """Seals a change under a user: raises the aggregate's version, writes its events.
+
+    The transaction holds the lock of the user's row. Answers the new version.
+    """
+    advance = users.advance(tx, user_id, events=len(events))
+    first = advance.sequence - len(events) + 1
+    rows = [
+        _row(event, user_id, wallet_address, now, sequence)
+        for sequence, event in enumerate(events, first)
+    ]
+    if rows:
+        tx.run(insert(outbox).values(rows))
+    return advance.version
+
+
+def _row(
+    event: OutboxEvent, user_id: UUID, wallet_address: str, now: datetime, sequence: int
+) -> dict[str, Any]:
+    event_id = new_id(now)
+    return {
+        "event_id": event_id,
+        "user_id": user_id,
+        "sequence": sequence,
+        "channel": event.channel.value,
+        "event_type": event.event_type.value,
+        "payload": {
+            **event.fields,
+            "event_id": str(event_id),
+            "event_type": event.event_type.value,
+            "user_id": str(user_id),
+            "wallet_address": wallet_address,
+            "timestamp": now.isoformat(),
+            "sequence": sequence,
+        },
+        "create_time": now,
+    }

@@ -1,0 +1,111 @@
+"""Whether what the service stands on can be reached, looked at every second."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import redis
+import structlog
+from sqlalchemy import text
+
+from pourtier_grpc import deadline
+from pourtier_grpc.errors import PourtierError
+from pourtier_grpc.store.clock import DatabaseClock
+from pourtier_grpc.store.engine import Database
+
+INTERVAL_SECONDS = 1.0
+CLOCK_INTERVAL_SECONDS = 60.0
+PATIENCE_SECONDS = 1.0
+
+_log = structlog.get_logger("pourtier.readiness")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reachable:
+    """What could be reached when it was last tried."""
+
+    database: bool
+    redis: bool
+    clock_in_step: bool
+
+    @property
+    def ready(self) -> bool:
+        """Whether calls should come here. Without Redis they may: it is only slower."""
+        return self.database and self.clock_in_step
+
+
+class Readiness:
+    """Looks every second, and tells a listener when readiness changes.
+
+    `redis_client` is None where no Redis is configured; it then counts as down.
+    """
+
+    def __init__(
+        self, database: Database, clock: DatabaseClock, redis_client: redis.Redis | None
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._redis = redis_client
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._clock_due = time.monotonic() + CLOCK_INTERVAL_SECONDS
+        self.now = Reachable(database=False, redis=False, clock_in_step=True)
+
+    def start(self, listener: Callable[[bool], None]) -> None:
+        """Looks once, tells the listener, and goes on looking in its own thread."""
+        self._look(listener, first=True)
+        self._thread = threading.Thread(
+            target=self._watch, args=(listener,), name="readiness", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the looking; the listener is not told any more."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _watch(self, listener: Callable[[bool], None]) -> None:
+        while not self._stopped.wait(INTERVAL_SECONDS):
+            self._look(listener, first=False)
+
+    def _look(self, listener: Callable[[bool], None], *, first: bool) -> None:
+        before = self.now
+        database = self._database_answers()
+        self.now = Reachable(
+            database=database,
+            redis=self._redis_answers(),
+            clock_in_step=self._clock.in_step,
+        )
+        if first or before.ready != self.now.ready:
+            listener(self.now.ready)
+        if first or before != self.now:
+            _log.info(
+                "reachable",
+                database=self.now.database,
+                redis=self.now.redis,
+                clock_in_step=self.now.clock_in_step,
+            )
+
+    def _database_answers(self) -> bool:
+        try:
+            with deadline.within(PATIENCE_SECONDS):
+                if time.monotonic() >= self._clock_due:
+                    self._clock.measure()
+                    self._clock_due = time.monotonic() + CLOCK_INTERVAL_SECONDS
+                with self._database.read() as read:
+                    read.run(text("SELECT 1"))
+        except PourtierError:
+            return False
+        return True
+
+    def _redis_answers(self) -> bool:
+        if self._redis is None:
+            return False
+        try:
+            return bool(self._redis.ping())
+        except redis.RedisError:
+            return False

@@ -1,0 +1,175 @@
+"""Sessions and the generations of their refresh tokens.
+
+Sessions change only under the lock of their user's row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from pourtier_grpc.store.engine import Database, Transaction
+from pourtier_grpc.store.tables import sessions, users
+
+
+class EndCause(StrEnum):
+    """Why a session ended."""
+
+    LOGOUT = "LOGOUT"
+    EXPIRED = "EXPIRED"
+    REUSE_DETECTED = "REUSE_DETECTED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A session, as it is kept."""
+
+    session_id: UUID
+    user_id: UUID
+    chain: str
+    address: str
+    secret: bytes
+    key_id: str
+    generation: int
+    parent_generation: int | None
+    presented: bool
+    create_time: datetime
+    rotate_time: datetime
+    expire_time: datetime
+    end_time: datetime | None
+    end_cause: str | None
+    client_address: str | None
+    user_agent: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionState:
+    """What a call needs to know of its session: is it alive, and whose is it."""
+
+    user_id: UUID
+    end_cause: str | None
+    expire_time: datetime
+    user_status: int
+    roles: tuple[str, ...]
+
+
+class SessionStore:
+    """Sessions in PostgreSQL, for reading."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def state(self, session_id: UUID) -> SessionState | None:
+        """The state of a session and of its user, or None where there is none."""
+        with self._database.read() as read:
+            row = read.run(_STATE, {"id": session_id}).first()
+        if row is None:
+            return None
+        return SessionState(
+            user_id=row.user_id,
+            end_cause=row.end_cause,
+            expire_time=row.expire_time,
+            user_status=row.status,
+            roles=tuple(row.roles),
+        )
+
+    def owner(self, session_id: UUID) -> UUID | None:
+        """Whose session it is, or None where there is none. It never changes."""
+        query = select(sessions.c.user_id).where(sessions.c.session_id == session_id)
+        with self._database.read() as read:
+            return read.run(query).scalar()
+
+    def find(self, session_id: UUID) -> Session | None:
+        """The session as it is now, or None; it may change at once."""
+        with self._database.read() as read:
+            return find_session(read, session_id)
+
+
+def insert_session(tx: Transaction, session: Session) -> None:
+    """Opens a session."""
+    tx.run(
+        insert(sessions).values(
+            {name: getattr(session, name) for name in Session.__slots__}
+        )
+    )
+
+
+def find_session(tx: Transaction, session_id: UUID) -> Session | None:
+    """The session of that id, or None."""
+    query = select(sessions).where(sessions.c.session_id == session_id)
+    row = tx.run(query).first()
+    return None if row is None else _session(row)
+
+
+def rotate(
+    tx: Transaction, session: Session, *, presented: int, key_id: str, now: datetime
+) -> Session | None:
+    """Moves a session on by one generation, whose parent is the one presented.
+
+    The generation that the caller has seen is compared in the same statement: None
+    means that another call has moved it on.
+    """
+    row = tx.run(
+        update(sessions)
+        .where(
+            sessions.c.session_id == session.session_id,
+            sessions.c.generation == session.generation,
+            sessions.c.end_time.is_(None),
+        )
+        .values(
+            generation=sessions.c.generation + 1,
+            parent_generation=presented,
+            presented=False,
+            key_id=key_id,
+            rotate_time=now,
+        )
+        .returning(sessions)
+    ).first()
+    return None if row is None else _session(row)
+
+
+def mark_presented(tx: Transaction, session_id: UUID) -> None:
+    """Notes that the present generation has come back, and so had arrived."""
+    tx.run(
+        update(sessions)
+        .where(sessions.c.session_id == session_id)
+        .values(presented=True)
+    )
+
+
+def end(tx: Transaction, session_id: UUID, cause: EndCause, now: datetime) -> bool:
+    """Ends a session; False where it had ended."""
+    done = tx.run(
+        update(sessions)
+        .where(sessions.c.session_id == session_id, sessions.c.end_time.is_(None))
+        .values(end_time=now, end_cause=cause.value)
+    )
+    return done.rowcount == 1
+
+
+_STATE = (
+    select(
+        sessions.c.user_id,
+        sessions.c.end_cause,
+        sessions.c.expire_time,
+        users.c.status,
+        users.c.roles,
+    )
+    .join_from(sessions, users)
+    .where(sessions.c.session_id == bindparam("id"))
+)
+
+
+def _session(row: Row[Any]) -> Session:
+    address = row.client_address
+    values = {
+        **row._mapping,  # noqa: SLF001 - the documented name
+        "client_address": None if address is None else str(address),
+    }
+    return Session(**values)

@@ -1,0 +1,179 @@
+"""The tables, as the newest migration leaves them.
+
+A test compares them with what the migrations make.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import INET, JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+    }
+)
+
+
+def _time(name: str, *, nullable: bool = False) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+users = Table(
+    "users",
+    metadata,
+    Column("user_id", Uuid, primary_key=True),
+    # Of the whole aggregate: raised by any change under the user.
+    Column("version", BigInteger, nullable=False),
+    # Of the resource `User` alone: its etag.
+    Column("revision", BigInteger, nullable=False),
+    # The sequence of the newest outbox event of this user.
+    Column("event_sequence", BigInteger, nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("email", Text, nullable=False),
+    Column("locale", Text, nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("roles", ARRAY(Text), nullable=False),
+    Column("kyc_level", SmallInteger, nullable=False),
+    _time("create_time"),
+    _time("update_time"),
+)
+
+wallets = Table(
+    "wallets",
+    metadata,
+    Column("chain", Text, primary_key=True),
+    Column("address", Text, primary_key=True),
+    Column("user_id", ForeignKey("users.user_id"), nullable=False),
+    Column("wallet_type", Text, nullable=False),
+    Column("is_primary", Boolean, nullable=False),
+    _time("create_time"),
+    Index(
+        "wallets_primary_key",
+        "user_id",
+        unique=True,
+        postgresql_where=text("is_primary"),
+    ),
+    Index(None, "user_id"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("session_id", Uuid, primary_key=True),
+    Column("user_id", ForeignKey("users.user_id"), nullable=False),
+    Column("chain", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    # Half of what a refresh token's MAC is made of; the server's key is the other.
+    Column("secret", LargeBinary, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    # The generation that the present one was exchanged for, until it is used up.
+    Column("parent_generation", Integer, nullable=True),
+    # Whether the present generation has ever come back, and so had arrived.
+    Column("presented", Boolean, nullable=False),
+    _time("create_time"),
+    _time("rotate_time"),
+    _time("expire_time"),
+    _time("end_time", nullable=True),
+    Column("end_cause", Text, nullable=True),
+    Column("client_address", INET, nullable=True),
+    Column("user_agent", Text, nullable=False),
+    Index(
+        "sessions_live_idx",
+        "user_id",
+        "create_time",
+        postgresql_where=text("end_time IS NULL"),
+    ),
+)
+
+consumed_nonces = Table(
+    "consumed_nonces",
+    metadata,
+    Column("nonce", LargeBinary, primary_key=True),
+    _time("expire_time"),
+    Index(None, "expire_time"),
+)
+
+audit_events = Table(
+    "audit_events",
+    metadata,
+    Column("event_id", Uuid, primary_key=True),
+    _time("event_time"),
+    Column("action", Text, nullable=False),
+    Column("user_id", Uuid, nullable=True),
+    # The event in canonical JSON (RFC 8785): the bytes that evidence is made of. The
+    # other columns repeat parts of it, to be searched by.
+    Column("body", LargeBinary, nullable=False),
+    Index(None, "user_id", "event_time"),
+    Index(None, "event_time"),
+)
+
+# What can be erased of an event; the event itself holds only its salted hash.
+audit_personal = Table(
+    "audit_personal",
+    metadata,
+    Column("event_id", ForeignKey("audit_events.event_id"), primary_key=True),
+    Column("user_id", Uuid, nullable=True),
+    Column("salt", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index(None, "user_id"),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("event_id", Uuid, primary_key=True),
+    Column("user_id", Uuid, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("payload", JSONB, nullable=False),
+    _time("create_time"),
+    _time("publish_time", nullable=True),
+    UniqueConstraint("user_id", "sequence"),
+    Index(
+        "outbox_waiting_idx",
+        "create_time",
+        postgresql_where=text("publish_time IS NULL"),
+    ),
+)
+
+# Which keys there are and in what state; the material lies in KEY_DIR.
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("use", Text, nullable=False),
+    Column("algorithm", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    _time("create_time"),
+    _time("activate_time", nullable=True),
+    _time("retire_time", nullable=True),
+    Index(
+        "signing_keys_active_key",
+        "use",
+        unique=True,
+        postgresql_where=text("state = 'active'"),
+    ),
+)
