@@ -1,0 +1,1 @@
+"""Who calls: wallet proofs, nonces, tokens and sessions."""

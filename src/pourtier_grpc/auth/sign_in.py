@@ -1,0 +1,259 @@
+"""Signing in: the challenge, the proof, the account, the session.
+
+The nonce is used up in the transaction that opens the session; a refusal rolls that
+back, so that the same proof may register after WALLET_NOT_REGISTERED.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from pourtier.v1.auth_service_pb2 import CreateChallengeResponse, SignInInput, Tokens
+from pourtier.v1.user_pb2 import User
+from pourtier_grpc.auth import nonce as challenge_nonce
+from pourtier_grpc.auth.keyring import Keyring
+from pourtier_grpc.auth.nonce import Binding
+from pourtier_grpc.auth.proof import (
+    NonceCheck,
+    Proof,
+    SignInPolicy,
+    VerifiedProof,
+    check,
+    domain_of,
+)
+from pourtier_grpc.auth.sessions import Sessions
+from pourtier_grpc.auth.wallets import MessageTime, SignInMessage, chain_named
+from pourtier_grpc.caller import Client
+from pourtier_grpc.clock import Clock
+from pourtier_grpc.errors import ErrorReason, PourtierError
+from pourtier_grpc.store import audit, nonces, outbox, users
+from pourtier_grpc.store.audit import AuditEvent
+from pourtier_grpc.store.engine import Database, Transaction
+from pourtier_grpc.store.ids import new_id
+from pourtier_grpc.store.outbox import EventType, OutboxEvent
+from pourtier_grpc.store.users import NewUser, UserStore
+
+STATEMENT = "Sign in to Lumiere. This is no transaction and costs nothing."
+DEFAULT_CHAIN = "solana"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What a person says of themselves when they register."""
+
+    wallet_type: str
+    display_name: str
+    email: str
+    locale: str
+
+
+class SignIn:
+    """Challenges, proofs, registration and login."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        keyring: Keyring,
+        sessions: Sessions,
+        policy: SignInPolicy,
+        clock: Clock,
+        challenge_lifetime: timedelta,
+    ) -> None:
+        self._database = database
+        self._users = UserStore(database)
+        self._keyring = keyring
+        self._sessions = sessions
+        self._policy = policy
+        self._clock = clock
+        self._challenge_lifetime = challenge_lifetime
+
+    def challenge(
+        self, *, chain: str, address: str, domain: str, client: Client
+    ) -> CreateChallengeResponse:
+        """What a wallet is to sign. Empty arguments stand for the defaults.
+
+        Raises UNSUPPORTED_CHAIN, MALFORMED_ADDRESS or DOMAIN_NOT_ALLOWED.
+        """
+        wallet_chain = chain_named(chain or DEFAULT_CHAIN)
+        if address:
+            wallet_chain.public_key(address)
+        origin = self._origin(domain, client)
+        now = self._clock.now().replace(microsecond=0)
+        expire_time = now + self._challenge_lifetime
+        issued_at, expiration = MessageTime.of(now), MessageTime.of(expire_time)
+        domain = domain_of(origin)
+        binding = Binding(
+            chain=wallet_chain.name, domain=domain, address=address or None
+        )
+        sign_in_input = SignInInput(
+            domain=domain,
+            address=address,
+            statement=STATEMENT,
+            uri=origin,
+            version="1",
+            chain_id=self._policy.chain_ids[wallet_chain.name],
+            nonce=challenge_nonce.issue(self._keyring, binding, expire_time),
+            issued_at=issued_at.text,
+            expiration_time=expiration.text,
+        )
+        if not address:
+            return CreateChallengeResponse(sign_in_input=sign_in_input)
+        response = CreateChallengeResponse(
+            message=wallet_chain.write(_message(sign_in_input, issued_at, expiration)),
+            nonce=sign_in_input.nonce,
+            sign_in_input=sign_in_input,
+        )
+        response.expire_time.FromDatetime(expire_time)
+        return response
+
+    def verify(self, proof: Proof) -> tuple[str, bool]:
+        """The address that a proof proves, and whether it has an account.
+
+        Consumes nothing. Raises the errors of a proof, NONCE_CONSUMED among them.
+        """
+        verified, raw_nonce, _ = self._check(proof)
+        if nonces.is_consumed(self._database, raw_nonce):
+            raise _consumed()
+        return verified.address, self._users.registered(
+            verified.chain, verified.address
+        )
+
+    def register(
+        self, proof: Proof, profile: Profile, client: Client
+    ) -> tuple[User, Tokens]:
+        """Opens an account for a wallet and a session in it.
+
+        Raises the errors of a proof, or WALLET_ALREADY_REGISTERED.
+        """
+        verified, raw_nonce, expire_time = self._check(proof)
+        now = self._clock.now()
+        new = NewUser(
+            user_id=new_id(now),
+            chain=verified.chain,
+            address=verified.address,
+            wallet_type=profile.wallet_type,
+            display_name=profile.display_name,
+            email=profile.email,
+            locale=profile.locale,
+        )
+        with self._database.transaction() as tx:
+            _consume(tx, raw_nonce, expire_time)
+            user = users.insert_user(tx, new, now)
+            if user is None:
+                raise PourtierError(
+                    ErrorReason.ERROR_REASON_WALLET_ALREADY_REGISTERED,
+                    "the wallet {wallet_address} has an account already",
+                    wallet_address=verified.address,
+                )
+            created = OutboxEvent(event_type=EventType.USER_CREATED)
+            outbox.change(tx, new.user_id, verified.address, now, created)
+            audit.append(tx, _event("user.registered", user, now, client))
+            tokens = self._open(tx, user, verified, client)
+        return user, tokens
+
+    def login(self, proof: Proof, client: Client) -> tuple[User, Tokens]:
+        """Opens a session in a wallet's account.
+
+        Raises the errors of a proof, WALLET_NOT_REGISTERED or USER_SUSPENDED.
+        """
+        verified, raw_nonce, expire_time = self._check(proof)
+        with self._database.transaction() as tx:
+            _consume(tx, raw_nonce, expire_time)
+            user = users.lock_by_wallet(tx, verified.chain, verified.address)
+            if user is None:
+                raise PourtierError(
+                    ErrorReason.ERROR_REASON_WALLET_NOT_REGISTERED,
+                    "the wallet {wallet_address} has no account",
+                    wallet_address=verified.address,
+                )
+            tokens = self._open(tx, user, verified, client)
+        return user, tokens
+
+    def _open(
+        self, tx: Transaction, user: User, verified: VerifiedProof, client: Client
+    ) -> Tokens:
+        wallet = verified.chain, verified.address
+        session = self._sessions.open(tx, user, wallet, client)
+        now = self._clock.now()
+        event = _event("session.started", user, now, client, session.session_id)
+        audit.append(tx, event)
+        tx.commit()
+        return self._sessions.tokens(user, session)
+
+    def _check(self, proof: Proof) -> tuple[VerifiedProof, bytes, datetime]:
+        """A proof that holds, its nonce's bytes, and the nonce's expiry."""
+        now = self._clock.now()
+        verified = check(proof, self._policy, now, self._check_nonce(now))
+        raw = challenge_nonce.decode(verified.nonce)
+        return verified, raw, challenge_nonce.expiry_of(raw)
+
+    def _check_nonce(self, now: datetime) -> NonceCheck:
+        def check_nonce(chain: str, message: SignInMessage) -> None:
+            binding = Binding(
+                chain=chain, domain=message.domain, address=message.address
+            )
+            challenge_nonce.check(self._keyring, message.nonce or "", binding, now)
+
+        return check_nonce
+
+    def _origin(self, domain: str, client: Client) -> str:
+        """The origin of a sign-in: of the domain named, of the page, or the first."""
+        origins = self._policy.origins
+        if domain:
+            for origin in origins:
+                if domain_of(origin) == domain.lower():
+                    return origin
+            raise PourtierError(
+                ErrorReason.ERROR_REASON_DOMAIN_NOT_ALLOWED,
+                "{domain} is not a sign-in domain of this service",
+                domain=domain,
+            )
+        return client.origin if client.origin in origins else origins[0]
+
+
+def _message(
+    source: SignInInput, issued_at: MessageTime, expiration_time: MessageTime
+) -> SignInMessage:
+    return SignInMessage(
+        domain=source.domain,
+        address=source.address,
+        statement=source.statement,
+        uri=source.uri,
+        version=source.version,
+        chain_id=source.chain_id,
+        nonce=source.nonce,
+        issued_at=issued_at,
+        expiration_time=expiration_time,
+    )
+
+
+def _consume(tx: Transaction, raw_nonce: bytes, expire_time: datetime) -> None:
+    if not nonces.consume(tx, raw_nonce, expire_time):
+        raise _consumed()
+
+
+def _consumed() -> PourtierError:
+    return PourtierError(
+        ErrorReason.ERROR_REASON_NONCE_CONSUMED, "the nonce has already been used"
+    )
+
+
+def _event(
+    action: str,
+    user: User,
+    now: datetime,
+    client: Client,
+    session_id: UUID | None = None,
+) -> AuditEvent:
+    return AuditEvent(
+        action=action,
+        actor=f"user:{user.user_id}",
+        time=now,
+        user_id=UUID(user.user_id),
+        session_id=session_id,
+        request_id=client.request_id,
+        personal=audit.personal_of(client, user.wallet_address),
+    )
