@@ -1,0 +1,1 @@
+"""The servicers: each method takes a request apart, makes one call, and answers."""
