@@ -41,7 +41,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `{"limit_bytes": "65536"}`.
     """
     ERROR_REASON_METHOD_NOT_FOUND: _ErrorReason.ValueType  # 5
-    """(UNIMPLEMENTED) There is no such method.
+    """(UNIMPLEMENTED) There is no such method. A JSON path that does not exist is
+    answered by the edge with NOT_FOUND.
     Metadata: `{"method": "/pourtier.v1.AuthService/Nonsense"}`.
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 6
@@ -58,6 +59,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """(UNAVAILABLE) The database did not answer, or refused. Nothing was changed
     unless the loss came at the very moment of the commit. Try again after the
     `RetryInfo` delay.
+    Metadata: `{}`.
+    """
+    ERROR_REASON_SERVICE_UNAVAILABLE: _ErrorReason.ValueType  # 10
+    """(UNAVAILABLE) No process of the service could be reached, or none took the call.
+    Sent by the edge. Try again after the `RetryInfo` delay, where there is one.
     Metadata: `{}`.
     """
     ERROR_REASON_CONFLICT: _ErrorReason.ValueType  # 9
@@ -216,7 +222,8 @@ ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 4
 Metadata: `{"limit_bytes": "65536"}`.
 """
 ERROR_REASON_METHOD_NOT_FOUND: ErrorReason.ValueType  # 5
-"""(UNIMPLEMENTED) There is no such method.
+"""(UNIMPLEMENTED) There is no such method. A JSON path that does not exist is
+answered by the edge with NOT_FOUND.
 Metadata: `{"method": "/pourtier.v1.AuthService/Nonsense"}`.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 6
@@ -233,6 +240,11 @@ ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 8
 """(UNAVAILABLE) The database did not answer, or refused. Nothing was changed
 unless the loss came at the very moment of the commit. Try again after the
 `RetryInfo` delay.
+Metadata: `{}`.
+"""
+ERROR_REASON_SERVICE_UNAVAILABLE: ErrorReason.ValueType  # 10
+"""(UNAVAILABLE) No process of the service could be reached, or none took the call.
+Sent by the edge. Try again after the `RetryInfo` delay, where there is one.
 Metadata: `{}`.
 """
 ERROR_REASON_CONFLICT: ErrorReason.ValueType  # 9

@@ -9,6 +9,8 @@ from google.protobuf.message import Message
 from pourtier_grpc import deadline
 from pourtier_grpc.interceptors.call import Call, Handler, Interceptor, Method
 
+MARGIN_SECONDS = 0.1
+
 
 def deadlines(longest_seconds: float) -> Interceptor:
     """Gives each call at most that many seconds, down to its database statements."""
@@ -16,8 +18,9 @@ def deadlines(longest_seconds: float) -> Interceptor:
     def intercept(method: Method, handler: Handler) -> Handler:
         def handle(request: Any, call: Call) -> Message:
             # Without a deadline of the caller's, grpcio says about 9.2e18.
-            left = call.context.time_remaining()
-            with deadline.within(min(left, longest_seconds)):
+            left = min(call.context.time_remaining(), longest_seconds)
+            # A little early, so that the reason arrives before the caller gives up.
+            with deadline.within(left - min(MARGIN_SECONDS, left / 10)):
                 deadline.remaining()
                 return handler(request, call)
 

@@ -56,7 +56,7 @@ CODES: dict[grpc.StatusCode, tuple[str, ...]] = {
     grpc.StatusCode.ABORTED: ("CONFLICT", "ETAG_MISMATCH"),
     grpc.StatusCode.RESOURCE_EXHAUSTED: ("REQUEST_TOO_LARGE", "OVERLOADED"),
     grpc.StatusCode.DEADLINE_EXCEEDED: ("DEADLINE_EXCEEDED",),
-    grpc.StatusCode.UNAVAILABLE: ("DATABASE_UNAVAILABLE",),
+    grpc.StatusCode.UNAVAILABLE: ("DATABASE_UNAVAILABLE", "SERVICE_UNAVAILABLE"),
     grpc.StatusCode.UNIMPLEMENTED: ("METHOD_NOT_FOUND",),
 }
 CODE_OF_REASON = {

@@ -1,0 +1,212 @@
+"""Builds the edge: the configuration of the Envoy that turns JSON into gRPC.
+
+Run as `python -m pourtier_grpc.devtools.edge` it writes `envoy.yaml`, for a deployment
+that mounts the file; with `--check` it writes nothing and fails where the committed
+file differs (part of `make lint`). `pourtier dev` and the tests render the same with
+ports of their own.
+
+Two listeners, whose routes follow from the policy that the contract declares beside
+each RPC: the public one has what people may call, the internal one everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from .edge_contract import Contract, EdgeError, Method, read_contract
+from .edge_http import CLIENT_ADDRESS, LISTENER, HttpParts, Listener
+from .edge_routes import CLUSTER, Routes
+from .edge_settings import Address, EdgeSettings
+from .edge_yaml import Node, Note
+from .edge_yaml import render as render_yaml
+
+__all__ = [
+    "CLIENT_ADDRESS",
+    "LISTENER",
+    "Address",
+    "Contract",
+    "EdgeError",
+    "EdgeSettings",
+    "Method",
+    "build",
+    "read_contract",
+    "render",
+]
+
+ROOT = Path(__file__).parents[3]
+TARGET = ROOT / "envoy.yaml"
+
+_HEADER = """\
+# Pourtier's edge: JSON, gRPC-Web and gRPC in, gRPC out.
+#
+# Generated from the contract (gen/pourtier/pourtier.binpb: its HTTP rules, policies and
+# idempotency levels) by `python -m pourtier_grpc.devtools.edge`. Do not edit.
+# For Envoy 1.40.
+
+"""
+
+
+def build(contract: Contract, settings: EdgeSettings) -> dict[str, Node]:
+    """Envoy's whole configuration, as data with comments."""
+    http = HttpParts(contract, settings)
+    routes = Routes(contract, settings, http)
+    public = Listener(
+        name="public",
+        address=settings.public,
+        origins=settings.public_origins,
+        trusted_proxies=settings.trusted_proxies,
+    )
+    internal = Listener(
+        name="internal",
+        address=settings.internal,
+        origins=settings.internal_origins,
+        keeps_request_id=True,
+    )
+    return {
+        "node": {"id": "pourtier-edge", "cluster": CLUSTER},
+        "admin": {"address": _socket_address(settings.admin)},
+        "overload_manager": {"resource_monitors": [_connection_limit(settings)]},
+        "static_resources": {
+            "listeners": [
+                Note(
+                    "People: the methods that PUBLIC, USER, SELF or ADMIN may call.",
+                    _listener(public, http, routes.public(public)),
+                ),
+                Note(
+                    "Internal services and engineers: every method.",
+                    _listener(internal, http, routes.internal(internal)),
+                ),
+            ],
+            "clusters": [_cluster(settings)],
+        },
+    }
+
+
+def render(settings: EdgeSettings, contract: Contract | None = None) -> str:
+    """The text of the configuration file, for the committed contract by default."""
+    return _HEADER + render_yaml(build(contract or committed_contract(), settings))
+
+
+def committed_contract() -> Contract:
+    """The contract that `gen/` holds."""
+    return read_contract((ROOT / "gen" / "pourtier" / "pourtier.binpb").read_bytes())
+
+
+def main(arguments: Iterable[str] | None = None) -> int:
+    """The command; answers 0, or 1 where the edge is not in order."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    check: bool = parser.parse_args(
+        list(arguments) if arguments is not None else None
+    ).check
+    try:
+        text = render(EdgeSettings())
+    except EdgeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    if not check:
+        TARGET.write_text(text)
+    elif not TARGET.exists() or TARGET.read_text() != text:
+        sys.stderr.write(
+            "envoy.yaml is not what the contract says; run"
+            " `python -m pourtier_grpc.devtools.edge`\n"
+        )
+        return 1
+    return 0
+
+
+def _listener(listener: Listener, http: HttpParts, route_config: Node) -> Node:
+    return {
+        "name": listener.name,
+        "address": _socket_address(listener.address),
+        "per_connection_buffer_limit_bytes": 32_768,
+        "filter_chains": [
+            {"filters": [http.connection_manager(listener, route_config)]}
+        ],
+    }
+
+
+def _cluster(settings: EdgeSettings) -> Node:
+    protocol = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    return {
+        "name": CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "lb_policy": Note(
+            "In turn, so that a call tried again lands elsewhere. By least requests it"
+            " would return to the dead worker, which has the fewest.",
+            "ROUND_ROBIN",
+        ),
+        "per_connection_buffer_limit_bytes": 32_768,
+        "typed_extension_protocol_options": {
+            protocol: {
+                "@type": f"type.googleapis.com/{protocol}",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        },
+        "health_checks": Note(
+            "Liveness: an endpoint that says NOT_SERVING or nothing gets no calls, also"
+            " where no other is left. A draining worker sends GOAWAY and finishes what"
+            " it has accepted. No outlier detection: errors of one caller must not"
+            " take an endpoint from the others.",
+            [
+                {
+                    "timeout": "1s",
+                    "interval": "1s",
+                    "no_traffic_interval": "1s",
+                    "unhealthy_interval": "0.25s",
+                    "unhealthy_threshold": 2,
+                    "healthy_threshold": 1,
+                    "grpc_health_check": {},
+                }
+            ],
+        ),
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "circuit_breakers": Note(
+            "Above what the workers take before they refuse by themselves, with a"
+            " reason; below what would fill the memory.",
+            {
+                "thresholds": [
+                    {
+                        "max_connections": 1024,
+                        "max_pending_requests": settings.max_calls,
+                        "max_requests": settings.max_calls,
+                        "retry_budget": {
+                            "budget_percent": {"value": 20},
+                            "min_retry_concurrency": 16,
+                        },
+                    }
+                ]
+            },
+        ),
+        "load_assignment": {
+            "cluster_name": CLUSTER,
+            "endpoints": [{"lb_endpoints": [_endpoint(s) for s in settings.sockets]}],
+        },
+    }
+
+
+def _endpoint(socket: str) -> Node:
+    return {"endpoint": {"address": {"pipe": {"path": socket}}}}
+
+
+def _connection_limit(settings: EdgeSettings) -> Node:
+    return {
+        "name": "envoy.resource_monitors.global_downstream_max_connections",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.resource_monitors"
+            ".downstream_connections.v3.DownstreamConnectionsConfig",
+            "max_active_downstream_connections": settings.max_connections,
+        },
+    }
+
+
+def _socket_address(address: Address) -> Node:
+    return {"socket_address": {"address": address.host, "port_value": address.port}}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

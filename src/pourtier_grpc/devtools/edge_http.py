@@ -1,0 +1,314 @@
+"""How a listener treats HTTP: limits, filters, CORS, what is logged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from .edge_contract import Contract
+from .edge_replies import local_reply_config
+from .edge_settings import Address, EdgeSettings, seconds
+from .edge_yaml import Node, Note, Shared
+
+CLIENT_ADDRESS = "x-pourtier-client-address"
+LISTENER = "x-pourtier-edge"
+
+CORS = "envoy.filters.http.cors"
+BUFFER = "envoy.filters.http.buffer"
+TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
+
+_ALLOWED_HEADERS = (
+    "authorization",
+    "content-type",
+    "idempotency-key",
+    "x-request-id",
+    "x-consistency-token",
+    "x-device-fingerprint",
+    "x-grpc-web",
+    "x-user-agent",
+    "grpc-timeout",
+    "traceparent",
+    "tracestate",
+)
+_EXPOSED_HEADERS = (
+    "x-request-id",
+    "retry-after",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+    "x-consistency-token",
+    "grpc-status",
+    "grpc-message",
+    "grpc-status-details-bin",
+)
+
+# Below this, compression costs more than the bytes it saves.
+_MIN_COMPRESSED = 1024
+
+# A letter, digit, `_` or `.` that is escaped in a parameter's name.
+_ESCAPED_NAME = (
+    r"[^?]*\?(?:[^&]*&)*[^=&]*"
+    r"%(?:2[Ee]|3[0-9]|4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9Aa]).*"
+)
+_ANY_QUERY = r"[^?]*\?.+"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """What distinguishes the two listeners."""
+
+    name: str
+    address: Address
+    origins: tuple[str, ...]
+    trusted_proxies: int = 0
+    keeps_request_id: bool = False
+
+
+def typed(message: str, **fields: Node) -> dict[str, Node]:
+    """A `typed_config`: the type's name, then its fields."""
+    return {"@type": f"type.googleapis.com/{message}", **fields}
+
+
+class HttpParts:
+    """The parts of a connection manager, those that both listeners share made once."""
+
+    def __init__(self, contract: Contract, settings: EdgeSettings) -> None:
+        self._contract = contract
+        self._settings = settings
+        self._access_log = Shared("access_log", [_access_log()])
+        self._filters = Shared("http_filters", self._http_filters())
+        self._replies = Shared(
+            "local_replies", local_reply_config(settings.max_body_bytes)
+        )
+
+    def connection_manager(self, listener: Listener, route_config: Node) -> Node:
+        """The network filter that speaks HTTP on one listener."""
+        settings = self._settings
+        config = typed(
+            "envoy.extensions.filters.network.http_connection_manager.v3"
+            ".HttpConnectionManager",
+            stat_prefix=listener.name,
+            codec_type="AUTO",
+            use_remote_address=Note(
+                value=True,
+                comment="The peer is the client, less the trusted proxies in front:"
+                " without this, x-forwarded-for and all x-envoy-* are believed.",
+            ),
+            xff_num_trusted_hops=listener.trusted_proxies,
+            internal_address_config=Note(
+                "Nobody has this address. The default obeys the x-envoy-* headers of"
+                " loopback and private peers: they could have a mutation repeated.",
+                {
+                    "cidr_ranges": [
+                        {"address_prefix": "255.255.255.255", "prefix_len": 32}
+                    ]
+                },
+            ),
+            preserve_external_request_id=_request_id(listener),
+            always_set_request_id_in_response=True,
+            normalize_path=True,
+            merge_slashes=True,
+            path_with_escaped_slashes_action="REJECT_REQUEST",
+            max_request_headers_kb=settings.max_header_kilobytes,
+            common_http_protocol_options={
+                "headers_with_underscores_action": "REJECT_REQUEST",
+                "max_headers_count": settings.max_headers,
+                "idle_timeout": "300s",
+            },
+            http2_protocol_options={
+                "max_concurrent_streams": 100,
+                "initial_stream_window_size": 65_536,
+                "initial_connection_window_size": 1_048_576,
+            },
+            request_headers_timeout=seconds(settings.receive_timeout),
+            request_timeout=Note(
+                "For the whole request. Together with the buffer filter this keeps a"
+                " slow sender away from the service, where it would hold a thread.",
+                seconds(settings.receive_timeout),
+            ),
+            stream_idle_timeout=Note(
+                "Longer than any call may last, so that it ends streams only.",
+                seconds(settings.call_timeout + timedelta(seconds=30)),
+            ),
+            access_log=self._access_log,
+            http_filters=self._filters,
+            local_reply_config=self._replies,
+            route_config=route_config,
+        )
+        return {
+            "name": "envoy.filters.network.http_connection_manager",
+            "typed_config": config,
+        }
+
+    def _http_filters(self) -> Sequence[Node]:
+        compressed = Shared(
+            "compressed",
+            {
+                "common_config": {
+                    "min_content_length": _MIN_COMPRESSED,
+                    "content_type_matcher": {"exact": "application/json"},
+                }
+            },
+        )
+        return [
+            _http_filter(CORS, "cors.v3.Cors"),
+            *(_compressor(name, compressed) for name in ("zstd", "brotli", "gzip")),
+            _http_filter("envoy.filters.http.grpc_web", "grpc_web.v3.GrpcWeb"),
+            Note(
+                "Queries that would reach fields which a query must not set.",
+                self._query_guard(),
+            ),
+            self._transcoder(),
+            Note(
+                "A request goes on when it is complete: the service never waits for a"
+                " body, JSON or gRPC. Off on the routes of streams.",
+                _http_filter(
+                    BUFFER,
+                    "buffer.v3.Buffer",
+                    # gRPC's prefix comes on top of what the limit is for.
+                    max_request_bytes=self._settings.max_body_bytes + 5,
+                ),
+            ),
+            _http_filter(
+                "envoy.filters.http.router",
+                "router.v3.Router",
+                suppress_envoy_headers=True,
+            ),
+        ]
+
+    def _transcoder(self) -> Node:
+        return _http_filter(
+            TRANSCODER,
+            "grpc_json_transcoder.v3.GrpcJsonTranscoder",
+            proto_descriptor=self._settings.descriptor_set,
+            services=list(self._contract.json_services),
+            convert_grpc_status=True,
+            max_request_body_size=self._settings.max_body_bytes,
+            max_response_body_size=self._settings.max_answer_bytes,
+            print_options={
+                "preserve_proto_field_names": True,
+                "always_print_primitive_fields": True,
+            },
+            request_validation_options={
+                "reject_unknown_method": True,
+                "reject_binding_body_field_collisions": True,
+            },
+            ignore_unknown_query_parameters=True,
+            query_param_unescape_plus=True,
+            ignored_query_parameters=Note(
+                "Every path variable of the contract, in every spelling: in a query it"
+                " would override the path. Unknown parameters, such as those against"
+                " caches, do nothing, like unknown fields of a body.",
+                list(self._contract.path_variables),
+            ),
+        )
+
+    def _query_guard(self) -> Node:
+        """Refuses escaped names, and queries of verbs whose body is the whole request.
+
+        The transcoder unescapes a parameter's name after it has compared it with those
+        it ignores, so that `user%5Fid` would set what `user_id` cannot. No encoder
+        escapes these characters (RFC 3986 section 2.3). And where the body is the whole
+        request, it would still take fields from the query: a refresh token, say, which
+        would then stand in the logs of whatever lies between.
+        """
+        refused: dict[str, Node] = {
+            "escaped-parameter-name": _policy({"header": _path(_ESCAPED_NAME)})
+        }
+        verbs = self._contract.verbs_without_query
+        if verbs:
+            verb: Node = {
+                "name": ":method",
+                "string_match": {"safe_regex": {"regex": "|".join(verbs)}},
+            }
+            rules: list[Node] = [{"header": verb}, {"header": _path(_ANY_QUERY)}]
+            refused["query-beside-body"] = _policy({"and_rules": {"rules": rules}})
+        return _http_filter(
+            "envoy.filters.http.rbac",
+            "rbac.v3.RBAC",
+            rules={"action": "DENY", "policies": refused},
+        )
+
+    def cors_policy(self, listener: Listener) -> Node:
+        """The CORS policy of a virtual host."""
+        return typed(
+            "envoy.extensions.filters.http.cors.v3.CorsPolicy",
+            allow_origin_string_match=[{"exact": one} for one in listener.origins],
+            # gRPC-Web posts, whatever the JSON paths do.
+            allow_methods=", ".join(sorted(self._contract.verbs | {"POST"})),
+            allow_headers=", ".join(_ALLOWED_HEADERS),
+            expose_headers=", ".join(_EXPOSED_HEADERS),
+            # Chrome keeps an answer to a preflight for two hours at most.
+            max_age="7200",
+        )
+
+
+def _policy(permission: Node) -> Node:
+    return {"permissions": [permission], "principals": [{"any": True}]}
+
+
+def _path(regex: str) -> Node:
+    return {"name": ":path", "string_match": {"safe_regex": {"regex": regex}}}
+
+
+def _request_id(listener: Listener) -> Node:
+    if listener.keeps_request_id:
+        return Note(
+            value=True,
+            comment="A service's own id stays, so that one id follows a request through"
+            " all of them.",
+        )
+    return Note(
+        value=False,
+        comment="Strangers get an id of ours: it leads to one call in the logs only if"
+        " nobody else can choose it. traceparent passes.",
+    )
+
+
+def _http_filter(name: str, message: str, **fields: Node) -> Node:
+    return {
+        "name": name,
+        "typed_config": typed(f"envoy.extensions.filters.http.{message}", **fields),
+    }
+
+
+def _compressor(name: str, compressed: Node) -> Node:
+    library = typed(f"envoy.extensions.compression.{name}.compressor.v3.{name.title()}")
+    return _http_filter(
+        f"envoy.filters.http.compressor.{name}",
+        "compressor.v3.Compressor",
+        response_direction_config=compressed,
+        compressor_library={"name": name, "typed_config": library},
+    )
+
+
+def _access_log() -> Node:
+    return {
+        "name": "envoy.access_loggers.stdout",
+        "typed_config": typed(
+            "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+            log_format=Note(
+                "Neither query nor credential: paths without query, no authorization.",
+                {
+                    "json_format": {
+                        "time": "%START_TIME%",
+                        "request_id": "%REQ(X-REQUEST-ID)%",
+                        "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+                        "verb": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
+                        "path": "%PATH(NQ:ORIG_OR_PATH)%",
+                        "rpc": "%PATH(NQ:PATH)%",
+                        "protocol": "%PROTOCOL%",
+                        "http": "%RESPONSE_CODE%",
+                        "grpc": "%GRPC_STATUS(SNAKE_STRING)%",
+                        "why": "%RESPONSE_CODE_DETAILS%",
+                        "flags": "%RESPONSE_FLAGS%",
+                        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+                        "bytes_in": "%BYTES_RECEIVED%",
+                        "bytes_out": "%BYTES_SENT%",
+                        "milliseconds": "%DURATION%",
+                    }
+                },
+            ),
+        ),
+    }

@@ -1,0 +1,57 @@
+"""What differs from one edge to another: addresses, paths, limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a listener listens. Port 0 lets the system choose."""
+
+    host: str = "127.0.0.1"
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeSettings:
+    """The edge of one deployment; the defaults are those of the committed file.
+
+    `sockets` are the Unix sockets of the service's workers, each an endpoint of its
+    own; only Envoy may reach them, since the service believes the client address that
+    arrives there. `trusted_proxies` is how many proxies stand in front of the public
+    listener and append to `x-forwarded-for`; one too many lets clients choose their
+    address. Origins are exact (`https://app.lumiere.trade`), and an empty list allows
+    none. `call_timeout` bounds a whole call, `receive_timeout` the arrival of its
+    request, `attempt_timeout` one attempt at a read.
+    """
+
+    public: Address = Address(port=9000)
+    internal: Address = Address(port=9001)
+    admin: Address = Address(port=9901)
+    sockets: tuple[str, ...] = ("/run/pourtier/grpc-0.sock",)
+    descriptor_set: str = "/etc/pourtier/pourtier.binpb"
+    public_origins: tuple[str, ...] = ("https://app.lumiere.trade",)
+    internal_origins: tuple[str, ...] = ()
+    trusted_proxies: int = 0
+    max_body_bytes: int = 65_536
+    max_answer_bytes: int = 4 * 1024 * 1024
+    max_header_kilobytes: int = 16
+    max_headers: int = 64
+    max_connections: int = 10_000
+    max_calls: int = 4_096
+    call_timeout: timedelta = timedelta(seconds=30)
+    receive_timeout: timedelta = timedelta(seconds=10)
+    attempt_timeout: timedelta = timedelta(seconds=10)
+
+    def __post_init__(self) -> None:
+        if not self.sockets:
+            raise ValueError("an edge needs at least one socket of the service")
+        if "*" in (*self.public_origins, *self.internal_origins):
+            raise ValueError("an origin is exact; `*` would let any site call")
+
+
+def seconds(duration: timedelta) -> str:
+    """A duration as protobuf's JSON writes it, such as `30s` or `0.25s`."""
+    return f"{duration.total_seconds():g}s"
