@@ -236,7 +236,7 @@ class Sessions:
             return None
         if presented != session.parent_generation:
             return EndCause.REUSE_DETECTED
-        if now < session.rotate_time + SHARED_WINDOW or not session.presented:
+        if _just_rotated(session, now) or not session.presented:
             return None
         return EndCause.REUSE_DETECTED
 
@@ -249,7 +249,7 @@ class Sessions:
         presented; after it the next, also where a parent comes back because the answer
         that held the present one was lost: the lost one is then dead.
         """
-        if now < session.rotate_time + SHARED_WINDOW:
+        if _just_rotated(session, now):
             if presented == session.generation and not session.presented:
                 sessions.mark_presented(tx, session.session_id)
             return session
@@ -260,6 +260,15 @@ class Sessions:
         if moved is None:  # pragma: no cover - the user's row is locked
             raise conflict()
         return moved
+
+
+def _just_rotated(session: Session, now: datetime) -> bool:
+    """Whether callers that share a token may not all have seen the rotation yet.
+
+    A session that was only opened has not been rotated.
+    """
+    rotated = session.parent_generation is not None
+    return rotated and now < session.rotate_time + SHARED_WINDOW
 
 
 def require_alive(state: SessionState, now: datetime) -> None:

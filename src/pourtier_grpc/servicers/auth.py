@@ -63,6 +63,8 @@ class AuthServicer:
         return pb.LogoutResponse()
 
     def GetJwks(self, request: pb.GetJwksRequest, call: Call) -> pb.GetJwksResponse:
+        # The one answer that caches may keep: keys are published long ahead.
+        call.headers.append(("cache-control", "public, max-age=300"))
         published = map(public_jwk, self._keyring.access_keys.values())
         return pb.GetJwksResponse(
             keys=[pb.JsonWebKey(**jwk) for jwk in published if jwk]
