@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+# Who acts where nobody called: a rule of the service's own.
+SYSTEM = "system"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
@@ -36,6 +39,16 @@ class SignedInUser:
     user_id: UUID
     session_id: UUID
     roles: tuple[str, ...]
+
+    @property
+    def actor(self) -> str:
+        """Who acts, as the audit log writes it."""
+        return actor_of_user(self.user_id)
+
+
+def actor_of_user(user_id: UUID | str) -> str:
+    """A user who acts on their own affairs, as the audit log writes it."""
+    return f"user:{user_id}"
 
 
 Principal = Anonymous | SignedInUser

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +30,8 @@ KNOWN_SECRETS = frozenset(
     {"secret", "changeme", "change-me", "your-secret-key", "your-secret-key-here"}
 )
 MIN_SECRET_BYTES = 32
+# How YAML writes that there is no value.
+EMPTY = ("", "~", "null", "Null", "NULL")
 
 
 class ConfigError(Exception):
@@ -40,6 +43,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         case_sensitive=False,
+        # `KEY_DIR=` is what a template leaves where nothing was given: not a folder.
+        env_ignore_empty=True,
         extra="ignore",
         frozen=True,
         validate_default=True,
@@ -84,13 +89,10 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=25.0, ge=0)
     connection_age_seconds: int = Field(default=600, ge=1)
 
-    passeur_url: str | None = None
-
     pourtier_data_dir: Path = Path(".pourtier")
     pourtier_http_port: int = Field(default=9000, ge=1, le=65535)
     pourtier_internal_http_port: int = Field(default=9001, ge=1, le=65535)
     pourtier_grpc_port: int = Field(default=50051, ge=1, le=65535)
-    pourtier_metrics_port: int = Field(default=9464, ge=1, le=65535)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -153,12 +155,6 @@ class Settings(BaseSettings):
         return ("http://localhost:3000", f"http://localhost:{self.pourtier_http_port}")
 
     @property
-    def sign_in_origins(self) -> tuple[str, ...]:
-        """The origins whose hosts are the sign-in domains: never a wildcard."""
-        named = tuple(origin for origin in self.origins if origin != "*")
-        return named or ("http://localhost:3000",)
-
-    @property
     def listen(self) -> tuple[str, ...]:
         """The addresses on which native gRPC is served, as `host:port`."""
         return self.grpc_listen or (f"127.0.0.1:{self.pourtier_grpc_port}",)
@@ -176,13 +172,15 @@ class Settings(BaseSettings):
     def database_dsn(self) -> str | None:
         """The database's URL in SQLAlchemy's form for psycopg, or None where unset.
 
-        `postgresql+asyncpg://` and `postgres://` mean the same database.
+        `postgresql+asyncpg://` and `postgres://` mean the same database, and asyncpg's
+        `ssl` is libpq's `sslmode`.
         """
         if self.database_url is None:
             return None
         scheme, found, rest = self.database_url.get_secret_value().partition("://")
         if not found or scheme.split("+")[0] not in {"postgresql", "postgres"}:
             raise ConfigError("DATABASE_URL is not a postgresql:// URL")
+        rest = re.sub(r"(?<=[?&])ssl=", "sslmode=", rest)
         return f"postgresql+psycopg://{rest}"
 
     def with_database(self, url: str) -> Settings:
@@ -220,6 +218,11 @@ class Settings(BaseSettings):
                 for address in self.listen
                 if not is_loopback(address)
             ]
+        if "*" in self.origins:
+            sentences.append(
+                "ALLOWED_ORIGINS has a wildcard: any site could call, and none of its "
+                "hosts is a sign-in domain"
+            )
         if self.jwt_algorithm == "HS256" and self.jwt_secret_key is None:
             sentences.append("JWT_ALGORITHM=HS256 needs JWT_SECRET_KEY")
         return sentences
@@ -235,8 +238,6 @@ class Settings(BaseSettings):
                     "JWT_SECRET_KEY is a default or shorter than "
                     f"{MIN_SECRET_BYTES} bytes"
                 )
-        if "*" in self.origins:
-            sentences.append("ALLOWED_ORIGINS has a wildcard")
         sentences += [
             f"ALLOWED_ORIGINS has {origin}, which is not https"
             for origin in self.origins
@@ -286,15 +287,30 @@ class _FileSource(PydanticBaseSettingsSource):
 
 
 def _read_file() -> dict[str, Any]:
+    """The file's settings as text or lists of text; those without a value left out.
+
+    Numbers are not read as such: a password of digits is no number, and 010 not eight.
+    No error quotes the file, since the line at fault may hold a secret.
+    """
     name = os.environ.get(CONFIG_VARIABLE)
     if not name:
         return {}
     try:
-        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{CONFIG_VARIABLE}={name} cannot be read: {error}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{CONFIG_VARIABLE}={name} is not a list of settings")
-    return {str(key): value for key, value in content.items() if value is not None}
+        text = Path(name).read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - makes text alone
+    except OSError as error:
+        reason = error.strerror
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8"
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        reason = f"it is not YAML{line}"
+    except yaml.YAMLError:
+        reason = "it is not YAML"
+    else:
+        if content in (None, *EMPTY):
+            return {}
+        if isinstance(content, dict):
+            return {key: value for key, value in content.items() if value not in EMPTY}
+        reason = "it is not a list of settings"
+    raise ConfigError(f"{CONFIG_VARIABLE}={name} cannot be read: {reason}")

@@ -116,9 +116,11 @@ class AccessTokens:
 
 
 def _read(claims: Mapping[str, Any]) -> AccessToken:
+    # Claims of other types become texts that are no UUID: whoever shares an HS256
+    # secret with this service may sign anything.
     return AccessToken(
-        user_id=UUID(claims["sub"]),
-        session_id=UUID(claims["sid"]),
+        user_id=UUID(str(claims["sub"])),
+        session_id=UUID(str(claims["sid"])),
         expire_time=datetime.fromtimestamp(int(claims["exp"]), UTC),
     )
 

@@ -1,19 +1,16 @@
-"""Key material: read from KEY_DIR, made where there is none.
+"""The keys that a process works with: material from KEY_DIR, states from the database.
 
-A key is a file, `<use>-<key id>.jwk` (RFC 7517), which the service's user alone can
-read; the database knows its id and state. Access keys sign tokens, HMAC keys sign
-nonces and refresh tokens. A key is never good for two uses.
+Access keys sign tokens; HMAC keys sign what only this service checks, nonces and
+refresh tokens, under a label each; the pseudonym key turns wallets into what evidence
+keeps.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
-import os
-import secrets
+import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -22,13 +19,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PublicKey,
 )
 
+from pourtier_grpc.auth import key_files
 from pourtier_grpc.config import ConfigError
 from pourtier_grpc.store import keys
-from pourtier_grpc.store.engine import Database, Transaction
+from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.keys import KeyRecord, KeyState, KeyUse
-
-HMAC_KEY_BYTES = 32
-HMAC_KEY_ID_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +31,7 @@ class HmacKey:
     """A key for HMAC-SHA256. Its id is eight bytes, so that a token can carry it."""
 
     key_id: bytes
-    secret: bytes
+    secret: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +40,8 @@ class AccessKey:
 
     key_id: str
     algorithm: str
-    signing: Ed25519PrivateKey | bytes
-    verifying: Ed25519PublicKey | bytes
+    signing: Ed25519PrivateKey | bytes = field(repr=False)
+    verifying: Ed25519PublicKey | bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +52,13 @@ class Keyring:
     access_keys: Mapping[str, AccessKey]
     hmac: HmacKey
     hmac_keys: Mapping[bytes, HmacKey]
+    pseudonym_key: HmacKey
+
+    def pseudonym(self, wallet_address: str) -> str:
+        """What evidence keeps of a wallet: the key's id, and an HMAC of the address."""
+        key = self.pseudonym_key
+        tag = hmac.digest(key.secret, wallet_address.encode(), hashlib.sha256)
+        return f"{key.key_id.hex()}:{tag.hex()}"
 
 
 def load_keyring(
@@ -70,22 +72,22 @@ def load_keyring(
     damaged, or can be read by others.
     """
     records = generate_missing(database, folder, now)
-    live = {record.key_id: _read(folder, record) for record in records}
+    material = {
+        record.key_id: key_files.read(folder, record.use, record.key_id)
+        for record in records
+    }
+    active = {r.use: r.key_id for r in records if r.state is KeyState.ACTIVE}
     hmac_keys = {
-        bytes.fromhex(record.key_id): HmacKey(
-            bytes.fromhex(record.key_id), _decode(live[record.key_id]["k"])
-        )
+        bytes.fromhex(record.key_id): _hmac_key(record.key_id, material)
         for record in records
         if record.use is KeyUse.HMAC
     }
-    active = {r.use: r.key_id for r in records if r.state is KeyState.ACTIVE}
     if hs256_secret is not None:
-        shared = _shared_access_key(hs256_secret)
-        access_keys = {shared.key_id: shared}
-        signing = shared
+        signing = _shared_access_key(hs256_secret)
+        access_keys = {signing.key_id: signing}
     else:
         access_keys = {
-            record.key_id: _access_key(record, live[record.key_id])
+            record.key_id: _access_key(record.key_id, material)
             for record in records
             if record.use is KeyUse.ACCESS
         }
@@ -95,6 +97,7 @@ def load_keyring(
         access_keys=access_keys,
         hmac=hmac_keys[bytes.fromhex(active[KeyUse.HMAC])],
         hmac_keys=hmac_keys,
+        pseudonym_key=_hmac_key(active[KeyUse.PSEUDONYM], material),
     )
 
 
@@ -104,14 +107,17 @@ def generate_missing(
     """Makes a key for each use that has none; answers every key there is, newest first.
 
     A file whose key the database does not know is the trace of a start that died in
-    between, and is taken up.
+    between, and is taken up. Raises ConfigError where it cannot be used, or where there
+    are several to choose from; the database then does not learn of it.
     """
     with database.transaction() as tx:
         keys.lock(tx)
         known = {record.use for record in keys.all_keys(tx)}
         for use in KeyUse:
             if use not in known:
-                keys.insert_active(tx, _adopt_or_make(folder, use, now))
+                record = _new_record(_adopt_or_make(folder, use), use, now)
+                key_files.read(folder, use, record.key_id)
+                keys.insert_active(tx, record)
         records = keys.all_keys(tx)
         tx.commit()
     return records
@@ -120,102 +126,47 @@ def generate_missing(
 def list_keys(database: Database) -> list[KeyRecord]:
     """Every key that the database knows, newest first."""
     with database.read() as read:
-        return keys.all_keys(Transaction(read.connection))
+        return keys.all_keys(read)
 
 
 def public_jwk(key: AccessKey) -> dict[str, str] | None:
     """The public half as a JSON Web Key (RFC 8037), or None for a shared secret."""
     if isinstance(key.verifying, bytes):
         return None
-    return {
-        **_okp(key.verifying),
-        "kid": key.key_id,
-        "alg": key.algorithm,
-        "use": "sig",
-    }
+    public = key_files.okp(key.verifying)
+    return {**public, "kid": key.key_id, "alg": key.algorithm, "use": "sig"}
 
 
-def _adopt_or_make(folder: Path, use: KeyUse, now: datetime) -> KeyRecord:
-    found = sorted(folder.glob(f"{use.value}-*.jwk")) if folder.exists() else []
-    key_id = (
-        found[0].stem.removeprefix(f"{use.value}-") if found else _make(folder, use)
-    )
-    algorithm = "EdDSA" if use is KeyUse.ACCESS else "HS256"
+def _adopt_or_make(folder: Path, use: KeyUse) -> str:
+    found = key_files.found(folder, use)
+    if len(found) > 1:
+        raise ConfigError(
+            f"KEY_DIR={folder} has several {use} keys and the database none: use the "
+            "database that belongs to this folder, or move the files away"
+        )
+    return found[0] if found else key_files.make(folder, use)
+
+
+def _new_record(key_id: str, use: KeyUse, now: datetime) -> KeyRecord:
     return KeyRecord(
         key_id=key_id,
         use=use,
-        algorithm=algorithm,
+        algorithm="EdDSA" if use is KeyUse.ACCESS else "HS256",
         state=KeyState.ACTIVE,
         create_time=now,
     )
 
 
-def _make(folder: Path, use: KeyUse) -> str:
-    if use is KeyUse.ACCESS:
-        private = Ed25519PrivateKey.generate()
-        jwk = {**_okp(private.public_key()), "d": _encode(private.private_bytes_raw())}
-        key_id = thumbprint(_okp(private.public_key()))
-    else:
-        jwk = {"kty": "oct", "k": _encode(secrets.token_bytes(HMAC_KEY_BYTES))}
-        key_id = secrets.token_hex(HMAC_KEY_ID_BYTES)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = _path(folder, use, key_id)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        json.dump({**jwk, "kid": key_id}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    return key_id
+def _hmac_key(key_id: str, material: Mapping[str, bytes]) -> HmacKey:
+    return HmacKey(bytes.fromhex(key_id), material[key_id])
 
 
-def _read(folder: Path, record: KeyRecord) -> dict[str, str]:
-    path = _path(folder, record.use, record.key_id)
-    try:
-        if path.stat().st_mode & 0o077:
-            raise ConfigError(f"{path} can be read by others: its mode must be 0600")
-        content = json.loads(path.read_text(encoding="ascii"))
-    except OSError:
-        raise ConfigError(
-            f"KEY_DIR lacks {path.name}, a live key of the database: put the file in "
-            "place, or use the database that belongs to this folder"
-        ) from None
-    except ValueError:
-        raise ConfigError(f"{path} is damaged") from None
-    if not isinstance(content, dict) or not content.keys() & {"k", "d"}:
-        raise ConfigError(f"{path} is not a private JSON Web Key")
-    return content
-
-
-def _access_key(record: KeyRecord, jwk: Mapping[str, str]) -> AccessKey:
-    private = Ed25519PrivateKey.from_private_bytes(_decode(jwk["d"]))
-    if thumbprint(_okp(private.public_key())) != record.key_id:
-        raise ConfigError(f"the file of key {record.key_id} holds another key")
-    return AccessKey(record.key_id, "EdDSA", private, private.public_key())
+def _access_key(key_id: str, material: Mapping[str, bytes]) -> AccessKey:
+    private = Ed25519PrivateKey.from_private_bytes(material[key_id])
+    return AccessKey(key_id, "EdDSA", private, private.public_key())
 
 
 def _shared_access_key(secret: str) -> AccessKey:
     material = secret.encode()
-    key_id = thumbprint({"k": _encode(material), "kty": "oct"})
+    key_id = key_files.thumbprint({"k": key_files.encode(material), "kty": "oct"})
     return AccessKey(key_id, "HS256", material, material)
-
-
-def thumbprint(jwk: Mapping[str, str]) -> str:
-    """The RFC 7638 thumbprint of a key that has its required members alone."""
-    canonical = json.dumps(jwk, sort_keys=True, separators=(",", ":"))
-    return _encode(hashlib.sha256(canonical.encode()).digest())
-
-
-def _okp(public: Ed25519PublicKey) -> dict[str, str]:
-    return {"crv": "Ed25519", "kty": "OKP", "x": _encode(public.public_bytes_raw())}
-
-
-def _path(folder: Path, use: KeyUse, key_id: str) -> Path:
-    return folder / f"{use.value}-{key_id}.jwk"
-
-
-def _encode(value: bytes) -> str:
-    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
-
-
-def _decode(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -21,7 +21,9 @@ from enum import IntEnum
 
 import base58
 
-from pourtier_grpc.auth.keyring import HMAC_KEY_ID_BYTES, HmacKey, Keyring
+from pourtier_grpc.auth.key_files import HMAC_KEY_ID_BYTES
+from pourtier_grpc.auth.keyring import HmacKey, Keyring
+from pourtier_grpc.auth.wallets import MessageTime
 from pourtier_grpc.errors import ErrorReason, PourtierError
 
 LABEL = b"pourtier nonce v1"
@@ -81,7 +83,7 @@ def check(keyring: Keyring, nonce: str, binding: Binding, now: datetime) -> None
         raise PourtierError(
             ErrorReason.ERROR_REASON_CHALLENGE_EXPIRED,
             "the challenge expired at {expire_time}",
-            expire_time=expire_time.isoformat().replace("+00:00", "Z"),
+            expire_time=MessageTime.of(expire_time).text,
         )
 
 

@@ -16,10 +16,11 @@ import base64
 import hashlib
 import hmac
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
-from pourtier_grpc.auth.keyring import HMAC_KEY_ID_BYTES, HmacKey
+from pourtier_grpc.auth.key_files import HMAC_KEY_ID_BYTES
+from pourtier_grpc.auth.keyring import HmacKey
 from pourtier_grpc.errors import ErrorReason, PourtierError
 
 PREFIX = "prt_"
@@ -37,7 +38,7 @@ class RefreshToken:
     key_id: bytes
     session_id: UUID
     generation: int
-    mac: bytes
+    mac: bytes = field(repr=False)
 
 
 def write(key: HmacKey, secret: bytes, session_id: UUID, generation: int) -> str:

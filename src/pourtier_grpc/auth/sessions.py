@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 from uuid import UUID
 
 from pourtier.v1.auth_service_pb2 import Tokens
@@ -12,19 +13,38 @@ from pourtier.v1.user_pb2 import User, UserStatus
 from pourtier_grpc.auth import refresh_tokens
 from pourtier_grpc.auth.access_tokens import AccessTokens
 from pourtier_grpc.auth.keyring import HmacKey, Keyring
-from pourtier_grpc.caller import Client, SignedInUser
+from pourtier_grpc.caller import SYSTEM, Client, SignedInUser, actor_of_user
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
-from pourtier_grpc.store import audit, outbox, sessions, users
-from pourtier_grpc.store.audit import AuditEvent
+from pourtier_grpc.store import outbox, sessions, users
+from pourtier_grpc.store.audit import AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction, conflict
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
-from pourtier_grpc.store.sessions import EndCause, Session, SessionState, SessionStore
+from pourtier_grpc.store.sessions import EndCause, Session, SessionStore
 
 SECRET_BYTES = 32
 # Callers that share a token may be this far apart and still count as one.
 SHARED_WINDOW = timedelta(seconds=10)
+
+
+class Aging(Protocol):
+    """What of a session decides whether it has ended."""
+
+    @property
+    def end_cause(self) -> EndCause | None:
+        """Why it was ended, or None."""
+        ...
+
+    @property
+    def rotate_time(self) -> datetime:
+        """When its tokens were last renewed."""
+        ...
+
+    @property
+    def expire_time(self) -> datetime:
+        """When it is over in any case."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +54,13 @@ class Lifetimes:
     idle: timedelta
     maximum: timedelta
 
+    def cause_of_end(self, session: Aging, now: datetime) -> EndCause | None:
+        """Why a session is at its end, or None where it is alive: the one rule."""
+        if session.end_cause is not None:
+            return session.end_cause
+        over = min(session.expire_time, session.rotate_time + self.idle)
+        return EndCause.EXPIRED if now >= over else None
+
 
 class Sessions:
     """Opens, refreshes and ends sessions."""
@@ -42,13 +69,16 @@ class Sessions:
         self,
         *,
         database: Database,
+        store: SessionStore,
+        audit_log: AuditLog,
         keyring: Keyring,
         access_tokens: AccessTokens,
         clock: Clock,
         lifetimes: Lifetimes,
     ) -> None:
         self._database = database
-        self._store = SessionStore(database)
+        self._store = store
+        self._audit = audit_log
         self._keyring = keyring
         self._access_tokens = access_tokens
         self._clock = clock
@@ -82,7 +112,7 @@ class Sessions:
             client_address=client.address,
             user_agent=client.user_agent,
         )
-        sessions.insert_session(tx, session)
+        sessions.insert(tx, session)
         return session
 
     def tokens(self, user: User, session: Session) -> Tokens:
@@ -113,7 +143,8 @@ class Sessions:
                 ErrorReason.ERROR_REASON_TOKEN_INVALID,
                 "the token's session does not exist",
             )
-        require_alive(state, now)
+        if (cause := self._lifetimes.cause_of_end(state, now)) is not None:
+            raise session_ended(cause)
         require_active(state.user_status)
         return SignedInUser(
             user_id=state.user_id, session_id=token.session_id, roles=state.roles
@@ -128,16 +159,17 @@ class Sessions:
         generation, proven = self._prove(text)
         with self._database.transaction() as tx:
             user = users.lock(tx, proven.user_id)
-            session = sessions.find_session(tx, proven.session_id)
+            session = sessions.find(tx, proven.session_id)
             if user is None or session is None:
                 raise refresh_tokens.invalid()
-            require_not_ended(session.end_cause)
             now = self._clock.now()
+            if session.end_cause is not None:
+                raise session_ended(session.end_cause)
             cause = self._cause_to_end(session, generation, now)
             if cause is not None:
                 self.end(tx, user, session.session_id, cause, client)
                 tx.commit()
-                raise _ended_by(cause)
+                raise session_ended(cause, reused=cause is EndCause.REUSE_DETECTED)
             require_active(user.status)
             current = self._carry_on(tx, session, generation, now)
             tx.commit()
@@ -150,8 +182,12 @@ class Sessions:
         session_id: UUID,
         cause: EndCause,
         client: Client,
+        actor: str = SYSTEM,
     ) -> bool:
-        """Ends a session of a user whom `tx` has locked; False where it had ended."""
+        """Ends a session of a user whom `tx` has locked; False where it had ended.
+
+        `actor` is who ends it; by default it is a rule of the service.
+        """
         now = self._clock.now()
         if not sessions.end(tx, session_id, cause, now):
             return False
@@ -163,21 +199,17 @@ class Sessions:
                 fields={"session_id": str(session_id)},
             )
             events.insert(0, reused)
-        user_id = UUID(user.user_id)
-        outbox.change(tx, user_id, user.wallet_address, now, *events)
-        audit.append(
-            tx,
-            AuditEvent(
-                action="session.ended",
-                actor=f"user:{user_id}" if cause is EndCause.LOGOUT else "system",
-                time=now,
-                user_id=user_id,
-                session_id=session_id,
-                request_id=client.request_id,
-                details={"cause": cause.value},
-                personal=audit.personal_of(client, user.wallet_address),
-            ),
+        outbox.record_change(tx, user, now, *events)
+        ended = AuditEvent(
+            action="session.ended",
+            actor=actor,
+            time=now,
+            user=user,
+            client=client,
+            session_id=session_id,
+            details={"cause": cause.value},
         )
+        self._audit.append(tx, ended)
         return True
 
     def logout(self, refresh_token: str, bearer: str | None, client: Client) -> None:
@@ -194,7 +226,8 @@ class Sessions:
         with self._database.transaction() as tx:
             user = users.lock(tx, owner)
             if user is not None:
-                self.end(tx, user, session_id, EndCause.LOGOUT, client)
+                actor = actor_of_user(user.user_id)
+                self.end(tx, user, session_id, EndCause.LOGOUT, client, actor)
                 tx.commit()
 
     def _session_to_end(self, refresh_token: str, bearer: str | None) -> UUID | None:
@@ -229,10 +262,12 @@ class Sessions:
     def _cause_to_end(
         self, session: Session, presented: int, now: datetime
     ) -> EndCause | None:
-        idle_until = session.rotate_time + self._lifetimes.idle
-        if now >= session.expire_time or now >= idle_until:
-            return EndCause.EXPIRED
-        if presented == session.generation:
+        cause = self._lifetimes.cause_of_end(session, now)
+        if cause is not None:
+            return cause
+        # A token of ours from a generation still to come: the database has lost a
+        # rotation (a failover, a restore), and nobody has stolen anything.
+        if presented >= session.generation:
             return None
         if presented != session.parent_generation:
             return EndCause.REUSE_DETECTED
@@ -249,7 +284,7 @@ class Sessions:
         presented; after it the next, also where a parent comes back because the answer
         that held the present one was lost: the lost one is then dead.
         """
-        if _just_rotated(session, now):
+        if _just_rotated(session, now) and presented <= session.generation:
             if presented == session.generation and not session.presented:
                 sessions.mark_presented(tx, session.session_id)
             return session
@@ -271,19 +306,6 @@ def _just_rotated(session: Session, now: datetime) -> bool:
     return rotated and now < session.rotate_time + SHARED_WINDOW
 
 
-def require_alive(state: SessionState, now: datetime) -> None:
-    """Raises SESSION_ENDED where a session has ended, or its time is over."""
-    require_not_ended(state.end_cause)
-    if now >= state.expire_time:
-        raise _ended_by(EndCause.EXPIRED)
-
-
-def require_not_ended(cause: str | None) -> None:
-    """Raises SESSION_ENDED where a session has a cause of its end."""
-    if cause is not None:
-        raise _session_ended(cause)
-
-
 def require_active(status: int) -> None:
     """Raises USER_SUSPENDED where an account must not be used."""
     if status != UserStatus.USER_STATUS_ACTIVE:
@@ -292,18 +314,15 @@ def require_active(status: int) -> None:
         )
 
 
-def _ended_by(cause: EndCause) -> PourtierError:
-    if cause is EndCause.REUSE_DETECTED:
+def session_ended(cause: EndCause, *, reused: bool = False) -> PourtierError:
+    """The error of a call whose session has ended; `reused` by this very token."""
+    if reused:
         return PourtierError(
             ErrorReason.ERROR_REASON_REFRESH_TOKEN_REUSED,
             "the refresh token was replaced before; the session is ended for all",
         )
-    return _session_ended(cause.value)
-
-
-def _session_ended(cause: str) -> PourtierError:
     return PourtierError(
         ErrorReason.ERROR_REASON_SESSION_ENDED,
         "the session has ended: {cause}",
-        cause=cause,
+        cause=cause.value,
     )

@@ -25,15 +25,17 @@ from pourtier_grpc.auth.proof import (
 )
 from pourtier_grpc.auth.sessions import Sessions
 from pourtier_grpc.auth.wallets import MessageTime, SignInMessage, chain_named
-from pourtier_grpc.caller import Client
+from pourtier_grpc.caller import Client, actor_of_user
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
-from pourtier_grpc.store import audit, nonces, outbox, users
-from pourtier_grpc.store.audit import AuditEvent
+from pourtier_grpc.store import nonces, outbox
+from pourtier_grpc.store import users as user_rows
+from pourtier_grpc.store.audit import AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
-from pourtier_grpc.store.users import NewUser, UserStore
+from pourtier_grpc.store.sessions import Session
+from pourtier_grpc.store.users import NewUser, UserReader
 
 STATEMENT = "Sign in to Lumiere. This is no transaction and costs nothing."
 DEFAULT_CHAIN = "solana"
@@ -56,6 +58,8 @@ class SignIn:
         self,
         *,
         database: Database,
+        users: UserReader,
+        audit_log: AuditLog,
         keyring: Keyring,
         sessions: Sessions,
         policy: SignInPolicy,
@@ -63,7 +67,8 @@ class SignIn:
         challenge_lifetime: timedelta,
     ) -> None:
         self._database = database
-        self._users = UserStore(database)
+        self._users = users
+        self._audit = audit_log
         self._keyring = keyring
         self._sessions = sessions
         self._policy = policy
@@ -115,8 +120,9 @@ class SignIn:
         Consumes nothing. Raises the errors of a proof, NONCE_CONSUMED among them.
         """
         verified, raw_nonce, _ = self._check(proof)
-        if nonces.is_consumed(self._database, raw_nonce):
-            raise _consumed()
+        with self._database.read() as read:
+            if nonces.is_consumed(read, raw_nonce):
+                raise _consumed()
         return verified.address, self._users.registered(
             verified.chain, verified.address
         )
@@ -141,7 +147,7 @@ class SignIn:
         )
         with self._database.transaction() as tx:
             _consume(tx, raw_nonce, expire_time)
-            user = users.insert_user(tx, new, now)
+            user = user_rows.insert(tx, new, now)
             if user is None:
                 raise PourtierError(
                     ErrorReason.ERROR_REASON_WALLET_ALREADY_REGISTERED,
@@ -149,10 +155,11 @@ class SignIn:
                     wallet_address=verified.address,
                 )
             created = OutboxEvent(event_type=EventType.USER_CREATED)
-            outbox.change(tx, new.user_id, verified.address, now, created)
-            audit.append(tx, _event("user.registered", user, now, client))
-            tokens = self._open(tx, user, verified, client)
-        return user, tokens
+            outbox.record_change(tx, user, now, created)
+            self._audit.append(tx, _event("user.registered", user, now, client))
+            session = self._open(tx, user, verified, client)
+            tx.commit()
+        return user, self._sessions.tokens(user, session)
 
     def login(self, proof: Proof, client: Client) -> tuple[User, Tokens]:
         """Opens a session in a wallet's account.
@@ -162,26 +169,26 @@ class SignIn:
         verified, raw_nonce, expire_time = self._check(proof)
         with self._database.transaction() as tx:
             _consume(tx, raw_nonce, expire_time)
-            user = users.lock_by_wallet(tx, verified.chain, verified.address)
+            user = user_rows.lock_by_wallet(tx, verified.chain, verified.address)
             if user is None:
                 raise PourtierError(
                     ErrorReason.ERROR_REASON_WALLET_NOT_REGISTERED,
                     "the wallet {wallet_address} has no account",
                     wallet_address=verified.address,
                 )
-            tokens = self._open(tx, user, verified, client)
-        return user, tokens
+            session = self._open(tx, user, verified, client)
+            tx.commit()
+        return user, self._sessions.tokens(user, session)
 
     def _open(
         self, tx: Transaction, user: User, verified: VerifiedProof, client: Client
-    ) -> Tokens:
+    ) -> Session:
         wallet = verified.chain, verified.address
         session = self._sessions.open(tx, user, wallet, client)
         now = self._clock.now()
         event = _event("session.started", user, now, client, session.session_id)
-        audit.append(tx, event)
-        tx.commit()
-        return self._sessions.tokens(user, session)
+        self._audit.append(tx, event)
+        return session
 
     def _check(self, proof: Proof) -> tuple[VerifiedProof, bytes, datetime]:
         """A proof that holds, its nonce's bytes, and the nonce's expiry."""
@@ -250,10 +257,9 @@ def _event(
 ) -> AuditEvent:
     return AuditEvent(
         action=action,
-        actor=f"user:{user.user_id}",
+        actor=actor_of_user(user.user_id),
         time=now,
-        user_id=UUID(user.user_id),
+        user=user,
+        client=client,
         session_id=session_id,
-        request_id=client.request_id,
-        personal=audit.personal_of(client, user.wallet_address),
     )

@@ -1,15 +1,17 @@
 """The audit log: events that are only ever added.
 
 An event is kept as the exact bytes of its canonical JSON (RFC 8785). What is personal
-(address, agent, wallet) lies beside it, where it can be erased; the event holds the
-salted hash of it, so that it can be shown for as long as it is there.
+(address, agent, wallet) lies beside it, where it can be erased. The event holds a
+salted hash of each such field, so that one can be shown without the others for as long
+as it is there, and the pseudonym of the wallet, which stays.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,6 +20,7 @@ from uuid import UUID
 import rfc8785
 from sqlalchemy import insert
 
+from pourtier.v1.user_pb2 import User
 from pourtier_grpc.caller import Client
 from pourtier_grpc.store.engine import Transaction
 from pourtier_grpc.store.ids import new_id
@@ -29,60 +32,81 @@ MAX_USER_AGENT = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
-    """Something that happened, and that somebody may ask about years later.
+    """Something that happened to a user, and that somebody may ask about years later.
 
     `action` is a noun and a past participle (`session.started`). `actor` says who did
-    it: `user:<id>`, `service:<id>`, `admin:<id>` or `system`. `details` holds nothing
-    personal; `personal` holds what is, and may be erased.
+    it: `user:<id>`, or `system`. `details` holds nothing personal.
     """
 
     action: str
     actor: str
     time: datetime
-    user_id: UUID | None = None
+    user: User
+    client: Client
     session_id: UUID | None = None
-    request_id: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
-    personal: Mapping[str, str] = field(default_factory=dict)
 
 
-def append(tx: Transaction, event: AuditEvent) -> UUID:
-    """Adds an event to the log; answers its id."""
-    event_id = new_id(event.time)
-    personal = rfc8785.dumps(dict(event.personal))
-    salt = secrets.token_bytes(SALT_BYTES)
-    body = {
-        "action": event.action,
-        "actor": event.actor,
-        "details": dict(event.details),
-        "event_id": str(event_id),
-        "event_time": event.time.isoformat(),
-        "personal_hash": hashlib.sha256(salt + personal).hexdigest(),
-        "request_id": event.request_id,
-        "session_id": None if event.session_id is None else str(event.session_id),
-        "user_id": None if event.user_id is None else str(event.user_id),
-    }
-    tx.run(
-        insert(audit_events).values(
-            event_id=event_id,
-            event_time=event.time,
-            action=event.action,
-            user_id=event.user_id,
-            body=rfc8785.dumps(body),
+class AuditLog:
+    """Adds to the log. `pseudonym` turns a wallet's address into what stays of it."""
+
+    def __init__(self, pseudonym: Callable[[str], str]) -> None:
+        self._pseudonym = pseudonym
+
+    def append(self, tx: Transaction, event: AuditEvent) -> UUID:
+        """Adds an event; answers its id."""
+        event_id = new_id(event.time)
+        user_id = UUID(event.user.user_id)
+        salt = secrets.token_bytes(SALT_BYTES)
+        personal = _personal(event)
+        body = {
+            "action": event.action,
+            "actor": event.actor,
+            "details": dict(event.details),
+            "event_id": str(event_id),
+            "event_time": event.time.isoformat(),
+            "personal": {
+                name: personal_hash(salt, name, value)
+                for name, value in personal.items()
+            },
+            "request_id": event.client.request_id,
+            "session_id": None if event.session_id is None else str(event.session_id),
+            "user_id": event.user.user_id,
+            "wallet": self._pseudonym(event.user.wallet_address),
+        }
+        tx.run(
+            insert(audit_events).values(
+                event_id=event_id,
+                event_time=event.time,
+                action=event.action,
+                user_id=user_id,
+                body=rfc8785.dumps(body),
+            )
         )
-    )
-    tx.run(
-        insert(audit_personal).values(
-            event_id=event_id, user_id=event.user_id, salt=salt, body=personal
+        tx.run(
+            insert(audit_personal).values(
+                event_id=event_id,
+                user_id=user_id,
+                salt=salt,
+                body=rfc8785.dumps(personal),
+            )
         )
-    )
-    return event_id
+        return event_id
 
 
-def personal_of(client: Client, wallet_address: str) -> dict[str, str]:
-    """What an event keeps of a person and of where they called from."""
+def personal_hash(salt: bytes, name: str, value: str) -> str:
+    """What an event holds of a personal field.
+
+    Each field has a salt of its own, derived from the event's, so that showing one
+    field with its salt gives no means to guess the others.
+    """
+    field_salt = hmac.digest(salt, name.encode(), hashlib.sha256)
+    return hashlib.sha256(field_salt + value.encode()).hexdigest()
+
+
+def _personal(event: AuditEvent) -> dict[str, str]:
     return {
-        "ip": client.address or "",
-        "user_agent": client.user_agent[:MAX_USER_AGENT],
-        "wallet_address": wallet_address,
+        "ip": event.client.address or "",
+        "user_agent": event.client.user_agent[:MAX_USER_AGENT],
+        "wallet_address": event.user.wallet_address,
     }

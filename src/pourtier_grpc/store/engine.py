@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, CursorResult, Engine, create_engine, exc
+from sqlalchemy import Connection, CursorResult, Engine, create_engine, exc, text
 from sqlalchemy.sql.expression import Executable
 
 from pourtier_grpc import deadline
@@ -22,24 +21,46 @@ POOL_TIMEOUT_SECONDS = 5.0
 # What PostgreSQL says of its own state, and not of our statement (appendix A of its
 # manual): connection lost, out of resources, operator intervention, read-only standby.
 UNAVAILABLE_CLASSES = ("08", "53", "57P", "58", "25006")
-CONFLICTS = ("40001", "40P01", "55P03")
+# Serialization failure, deadlock, lock not available, unique violation.
+CONFLICTS = ("40001", "40P01", "55P03", "23505")
 QUERY_CANCELLED = "57014"
+# How exactly statements keep to the call's deadline; finer would cost a journey each.
+TIMEOUT_GRANULARITY_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """A transaction that is open. Nothing is kept unless `commit` is called."""
+class Reader:
+    """A connection on which statements run, each no longer than the call may."""
 
-    connection: Connection
+    def __init__(self, connection: Connection, timeout: float) -> None:
+        """`timeout` is the connection's own statement timeout, in seconds."""
+        self.connection = connection
+        self._timeout = timeout
+        self.shortened = False
 
     def run(
         self, statement: Executable, values: Mapping[str, Any] | None = None
     ) -> CursorResult[Any]:
-        """Runs a statement with its parameters."""
+        """Runs a statement with its parameters.
+
+        Raises DEADLINE_EXCEEDED, before or during it, where the call's time is over.
+        """
+        self._shorten(deadline.remaining())
         return self.connection.execute(statement, values)
 
+    def _shorten(self, left: float | None) -> None:
+        if left is None or left >= self._timeout - TIMEOUT_GRANULARITY_SECONDS:
+            return
+        milliseconds = max(1, int(left * 1000))
+        self.connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
+        self._timeout, self.shortened = left, True
+
+
+class Transaction(Reader):
+    """A transaction that is open. Nothing is kept unless `commit` is called."""
+
     def commit(self) -> None:
-        """Keeps what was done. The transaction is over."""
+        """Keeps what was done, unless the call's time is over. The transaction ends."""
+        deadline.remaining()
         self.connection.commit()
 
 
@@ -84,28 +105,37 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """A transaction; it is rolled back unless it was committed."""
-        with self._connect(self.engine, "LOCAL") as connection:
-            yield Transaction(connection)
+        with self._connect(self.engine) as connection:
+            transaction = Transaction(connection, self._statement_timeout)
+            with translated_errors(transaction):
+                yield transaction
 
     @contextmanager
-    def read(self) -> Iterator[Transaction]:
+    def read(self) -> Iterator[Reader]:
         """For single statements that need no transaction round them."""
-        with self._connect(self._autocommit, "SESSION") as connection:
-            yield Transaction(connection)
+        left = deadline.remaining()
+        # Only in a transaction can a timeout be set that does not outlive it, which
+        # matters on a connection that others use next.
+        hurried = left is not None and left < self._statement_timeout
+        with self._connect(self.engine if hurried else self._autocommit) as connection:
+            reader = Reader(connection, self._statement_timeout)
+            with translated_errors(reader):
+                yield reader
+
+    def ping(self) -> None:
+        """Asks the database for an answer. Raises as every statement does."""
+        with self.read() as read:
+            read.run(text("SELECT 1"))
 
     def close(self) -> None:
         """Closes every idle connection; the pool opens new ones if it is used again."""
         self.engine.dispose()
 
     @contextmanager
-    def _connect(self, engine: Engine, scope: str) -> Iterator[Connection]:
+    def _connect(self, engine: Engine) -> Iterator[Connection]:
+        # Round the rollback too, which fails where the connection has gone.
         with self._place(), translated_errors(), engine.connect() as connection:
-            left = deadline.remaining()
-            if left is not None and left < self._statement_timeout:
-                with _shortened_timeout(connection, left, scope):
-                    yield connection
-            else:
-                yield connection
+            yield connection
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -123,28 +153,14 @@ class Database:
 
 
 @contextmanager
-def _shortened_timeout(
-    connection: Connection, seconds: float, scope: str
-) -> Iterator[None]:
-    """Gives the statements less time than by default: LOCAL ends by itself."""
-    milliseconds = max(1, int(seconds * 1000))
-    connection.exec_driver_sql(f"SET {scope} statement_timeout = {milliseconds}")
-    try:
-        yield
-    finally:
-        if scope == "SESSION" and not connection.invalidated:
-            connection.exec_driver_sql("SET SESSION statement_timeout TO DEFAULT")
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
+def translated_errors(reader: Reader | None = None) -> Iterator[None]:
     """Turns what the driver raises into the errors of this service, in one place."""
     try:
         yield
     except exc.TimeoutError as error:
         raise unavailable() from error
     except exc.DBAPIError as error:
-        translated = _translate(error)
+        translated = _translate(error, hurried=reader is not None and reader.shortened)
         if translated is None:
             raise
         raise translated from error
@@ -168,15 +184,12 @@ def conflict() -> PourtierError:
     )
 
 
-def _translate(error: exc.DBAPIError) -> PourtierError | None:
+def _translate(error: exc.DBAPIError, *, hurried: bool) -> PourtierError | None:
     cause = error.orig
     state = cause.sqlstate if isinstance(cause, psycopg.Error) else None
     if state == QUERY_CANCELLED:
-        # Ours by the call's deadline, or the statement was slower than any may be.
-        left = deadline.remaining()
-        return (
-            deadline.exceeded() if left is not None and left < 0.05 else unavailable()
-        )
+        # By the call's deadline, or because it was slower than any statement may be.
+        return deadline.exceeded() if hurried else unavailable()
     if state in CONFLICTS:
         return conflict()
     if state is None and isinstance(error, exc.OperationalError | exc.InterfaceError):

@@ -9,7 +9,7 @@ from enum import StrEnum
 from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
 
-from pourtier_grpc.store.engine import Transaction
+from pourtier_grpc.store.engine import Reader, Transaction
 from pourtier_grpc.store.tables import signing_keys
 
 
@@ -18,6 +18,8 @@ class KeyUse(StrEnum):
 
     ACCESS = "access"
     HMAC = "hmac"
+    # Turns wallets into what evidence keeps of them: never rotated.
+    PSEUDONYM = "pseudonym"
 
 
 class KeyState(StrEnum):
@@ -46,10 +48,10 @@ def lock(tx: Transaction) -> None:
     tx.run(text("LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE"))
 
 
-def all_keys(tx: Transaction) -> list[KeyRecord]:
+def all_keys(reader: Reader) -> list[KeyRecord]:
     """Every key, the newest first."""
     order = signing_keys.c.create_time.desc(), signing_keys.c.key_id
-    rows = tx.run(select(signing_keys).order_by(*order))
+    rows = reader.run(select(signing_keys).order_by(*order))
     return [
         KeyRecord(
             key_id=row.key_id,

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import select, true
 from sqlalchemy.dialects.postgresql import insert
 
-from pourtier_grpc.store.engine import Database, Transaction
+from pourtier_grpc.store.engine import Reader, Transaction
 from pourtier_grpc.store.tables import consumed_nonces
 
 
@@ -26,8 +26,7 @@ def consume(tx: Transaction, nonce: bytes, expire_time: datetime) -> bool:
     return inserted.first() is not None
 
 
-def is_consumed(database: Database, nonce: bytes) -> bool:
+def is_consumed(reader: Reader, nonce: bytes) -> bool:
     """Whether a nonce has been used."""
     query = select(true()).where(consumed_nonces.c.nonce == nonce)
-    with database.read() as read:
-        return read.run(query).first() is not None
+    return reader.run(query).first() is not None

@@ -15,16 +15,13 @@ from uuid import UUID
 
 from sqlalchemy import insert
 
+from pourtier.v1.user_pb2 import User
 from pourtier_grpc.store import users
 from pourtier_grpc.store.engine import Transaction
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.tables import outbox
 
-
-class Channel(StrEnum):
-    """Where an event is published."""
-
-    USERS = "lumiere.users"
+USERS_CHANNEL = "lumiere.users"
 
 
 class EventType(StrEnum):
@@ -36,30 +33,35 @@ class EventType(StrEnum):
     SESSION_REUSE_DETECTED = "session.reuse_detected"
 
 
+# Where each type is published; one without a channel fails in its first test.
+CHANNELS = {
+    EventType.USER_CREATED: USERS_CHANNEL,
+    EventType.USER_UPDATED: USERS_CHANNEL,
+    EventType.SESSION_ENDED: USERS_CHANNEL,
+    EventType.SESSION_REUSE_DETECTED: USERS_CHANNEL,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxEvent:
     """An event about to be told. `fields` come on top of the envelope's."""
 
     event_type: EventType
-    channel: Channel = Channel.USERS
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-def change(
-    tx: Transaction,
-    user_id: UUID,
-    wallet_address: str,
-    now: datetime,
-    *events: OutboxEvent,
+def record_change(
+    tx: Transaction, user: User, now: datetime, *events: OutboxEvent
 ) -> int:
     """Seals a change under a user: raises the aggregate's version, writes its events.
 
     The transaction holds the lock of the user's row. Answers the new version.
     """
+    user_id = UUID(user.user_id)
     advance = users.advance(tx, user_id, events=len(events))
     first = advance.sequence - len(events) + 1
     rows = [
-        _row(event, user_id, wallet_address, now, sequence)
+        _row(event, user_id, user.wallet_address, now, sequence)
         for sequence, event in enumerate(events, first)
     ]
     if rows:
@@ -75,7 +77,7 @@ def _row(
         "event_id": event_id,
         "user_id": user_id,
         "sequence": sequence,
-        "channel": event.channel.value,
+        "channel": CHANNELS[event.event_type],
         "event_type": event.event_type.value,
         "payload": {
             **event.fields,

@@ -5,16 +5,16 @@ Sessions change only under the lock of their user's row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, bindparam, select, update
-from sqlalchemy.dialects.postgresql import insert
 
-from pourtier_grpc.store.engine import Database, Transaction
+from pourtier.v1.user_pb2 import UserStatus
+from pourtier_grpc.store.engine import Database, Reader, Transaction
 from pourtier_grpc.store.tables import sessions, users
 
 
@@ -34,7 +34,7 @@ class Session:
     user_id: UUID
     chain: str
     address: str
-    secret: bytes
+    secret: bytes = field(repr=False)
     key_id: str
     generation: int
     parent_generation: int | None
@@ -43,7 +43,7 @@ class Session:
     rotate_time: datetime
     expire_time: datetime
     end_time: datetime | None
-    end_cause: str | None
+    end_cause: EndCause | None
     client_address: str | None
     user_agent: str
 
@@ -53,9 +53,10 @@ class SessionState:
     """What a call needs to know of its session: is it alive, and whose is it."""
 
     user_id: UUID
-    end_cause: str | None
+    end_cause: EndCause | None
+    rotate_time: datetime
     expire_time: datetime
-    user_status: int
+    user_status: UserStatus.ValueType
     roles: tuple[str, ...]
 
 
@@ -73,7 +74,8 @@ class SessionStore:
             return None
         return SessionState(
             user_id=row.user_id,
-            end_cause=row.end_cause,
+            end_cause=_cause(row.end_cause),
+            rotate_time=row.rotate_time,
             expire_time=row.expire_time,
             user_status=row.status,
             roles=tuple(row.roles),
@@ -88,29 +90,29 @@ class SessionStore:
     def find(self, session_id: UUID) -> Session | None:
         """The session as it is now, or None; it may change at once."""
         with self._database.read() as read:
-            return find_session(read, session_id)
+            return find(read, session_id)
 
 
-def insert_session(tx: Transaction, session: Session) -> None:
+def insert(tx: Transaction, session: Session) -> None:
     """Opens a session."""
     tx.run(
-        insert(sessions).values(
+        sessions.insert().values(
             {name: getattr(session, name) for name in Session.__slots__}
         )
     )
 
 
-def find_session(tx: Transaction, session_id: UUID) -> Session | None:
+def find(reader: Reader, session_id: UUID) -> Session | None:
     """The session of that id, or None."""
     query = select(sessions).where(sessions.c.session_id == session_id)
-    row = tx.run(query).first()
+    row = reader.run(query).first()
     return None if row is None else _session(row)
 
 
 def rotate(
     tx: Transaction, session: Session, *, presented: int, key_id: str, now: datetime
 ) -> Session | None:
-    """Moves a session on by one generation, whose parent is the one presented.
+    """Moves a session on to the next generation, whose parent is the one presented.
 
     The generation that the caller has seen is compared in the same statement: None
     means that another call has moved it on.
@@ -123,7 +125,7 @@ def rotate(
             sessions.c.end_time.is_(None),
         )
         .values(
-            generation=sessions.c.generation + 1,
+            generation=max(session.generation, presented) + 1,
             parent_generation=presented,
             presented=False,
             key_id=key_id,
@@ -157,6 +159,7 @@ _STATE = (
     select(
         sessions.c.user_id,
         sessions.c.end_cause,
+        sessions.c.rotate_time,
         sessions.c.expire_time,
         users.c.status,
         users.c.roles,
@@ -171,5 +174,10 @@ def _session(row: Row[Any]) -> Session:
     values = {
         **row._mapping,  # noqa: SLF001 - the documented name
         "client_address": None if address is None else str(address),
+        "end_cause": _cause(row.end_cause),
     }
     return Session(**values)
+
+
+def _cause(text: str | None) -> EndCause | None:
+    return None if text is None else EndCause(text)

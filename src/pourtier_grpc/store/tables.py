@@ -25,6 +25,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import INET, JSONB
 
+# Not alembic's own name: another program's revisions must not pass for ours.
+VERSION_TABLE = "pourtier_revision"
+
 metadata = MetaData(
     naming_convention={
         "pk": "%(table_name)s_pkey",

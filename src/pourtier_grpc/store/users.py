@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import BigInteger, Row, Select, cast, func, select, true, update
-from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, insert
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
+from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from pourtier.v1.user_pb2 import KycLevel, User, UserStatus, Wallet
-from pourtier_grpc.store.engine import Database, Transaction
+from pourtier_grpc.store.engine import Database, Reader, Transaction
 from pourtier_grpc.store.tables import users, wallets
 
 MICROSECONDS = 1_000_000
@@ -47,6 +48,18 @@ class Advance:
     sequence: int
 
 
+class UserReader(Protocol):
+    """Reads accounts; whoever decides by them does not care from where."""
+
+    def find(self, user_id: UUID) -> User | None:
+        """The account of that id, or None."""
+        ...
+
+    def registered(self, chain: str, address: str) -> bool:
+        """Whether a wallet has an account."""
+        ...
+
+
 class UserStore:
     """Accounts in PostgreSQL."""
 
@@ -65,13 +78,13 @@ class UserStore:
             return read.run(query).first() is not None
 
 
-def insert_user(tx: Transaction, new: NewUser, now: datetime) -> User | None:
-    """Opens an account with one event to come, or answers None: the wallet has one.
+def insert(tx: Transaction, new: NewUser, now: datetime) -> User | None:
+    """Opens an account, or answers None where the wallet has one already.
 
     The transaction stays usable; what it inserted for nothing must be rolled back.
     """
     tx.run(
-        insert(users).values(
+        pg_insert(users).values(
             user_id=new.user_id,
             version=1,
             revision=1,
@@ -87,7 +100,7 @@ def insert_user(tx: Transaction, new: NewUser, now: datetime) -> User | None:
         )
     )
     linked = tx.run(
-        insert(wallets)
+        pg_insert(wallets)
         .values(
             chain=new.chain,
             address=new.address,
@@ -128,7 +141,7 @@ def advance(tx: Transaction, user_id: UUID, *, events: int) -> Advance:
     return Advance(version=row.version, sequence=row.event_sequence)
 
 
-def update_user(
+def change(
     tx: Transaction, user_id: UUID, changes: Mapping[str, Any], now: datetime
 ) -> User:
     """Changes columns of an account that the transaction has locked.
@@ -171,8 +184,8 @@ _SELECT: Select[Any] = select(users, _wallets_of_user())
 _LOCK: Select[Any] = _SELECT.with_for_update(key_share=True, of=users)
 
 
-def _one(tx: Transaction, query: Select[Any]) -> User | None:
-    row = tx.run(query).first()
+def _one(reader: Reader, query: Select[Any]) -> User | None:
+    row = reader.run(query).first()
     return None if row is None else _user(row)
 
 

@@ -8,11 +8,12 @@ from pourtier.v1.user_pb2 import User
 from pourtier_grpc.caller import Client, SignedInUser
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
-from pourtier_grpc.store import audit, outbox, users
-from pourtier_grpc.store.audit import AuditEvent
+from pourtier_grpc.store import outbox
+from pourtier_grpc.store import users as user_rows
+from pourtier_grpc.store.audit import AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
-from pourtier_grpc.store.users import UserStore
+from pourtier_grpc.store.users import UserReader
 
 CHANGEABLE = ("display_name", "email", "locale")
 WILDCARD = "*"
@@ -21,9 +22,17 @@ WILDCARD = "*"
 class Profiles:
     """Reads and changes profiles."""
 
-    def __init__(self, *, database: Database, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        users: UserReader,
+        audit_log: AuditLog,
+        clock: Clock,
+    ) -> None:
         self._database = database
-        self._users = UserStore(database)
+        self._users = users
+        self._audit = audit_log
         self._clock = clock
 
     def get(self, caller: SignedInUser) -> User:
@@ -47,7 +56,7 @@ class Profiles:
         """
         paths = _paths(wanted, mask)
         with self._database.transaction() as tx:
-            user = users.lock(tx, caller.user_id)
+            user = user_rows.lock(tx, caller.user_id)
             if user is None:
                 raise _gone()
             if wanted.etag and wanted.etag != user.etag:
@@ -64,7 +73,7 @@ class Profiles:
             if not changes:
                 return user
             now = self._clock.now()
-            changed = users.update_user(tx, caller.user_id, changes, now)
+            changed = user_rows.change(tx, caller.user_id, changes, now)
             self._record(tx, caller, changed, sorted(changes), client)
             tx.commit()
         return changed
@@ -81,20 +90,17 @@ class Profiles:
         updated = OutboxEvent(
             event_type=EventType.USER_UPDATED, fields={"changed_fields": fields}
         )
-        outbox.change(tx, caller.user_id, user.wallet_address, now, updated)
-        audit.append(
-            tx,
-            AuditEvent(
-                action="user.updated",
-                actor=f"user:{caller.user_id}",
-                time=now,
-                user_id=caller.user_id,
-                session_id=caller.session_id,
-                request_id=client.request_id,
-                details={"changed_fields": fields},
-                personal=audit.personal_of(client, user.wallet_address),
-            ),
+        outbox.record_change(tx, user, now, updated)
+        event = AuditEvent(
+            action="user.updated",
+            actor=caller.actor,
+            time=now,
+            user=user,
+            client=client,
+            session_id=caller.session_id,
+            details={"changed_fields": fields},
         )
+        self._audit.append(tx, event)
 
 
 def _paths(wanted: User, mask: Sequence[str] | None) -> tuple[str, ...]:

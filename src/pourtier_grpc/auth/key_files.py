@@ -1,0 +1,157 @@
+"""Key material on disk: one file a key, `<use>-<key id>.jwk`, in KEY_DIR.
+
+A file is a JSON Web Key (RFC 7517), which the service's user alone can read, in a
+folder that nobody else can write to. An access key's id is its RFC 7638 thumbprint;
+that of an HMAC key is random.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
+
+from pourtier_grpc.config import ConfigError
+from pourtier_grpc.store.keys import KeyUse
+
+# An Ed25519 private key (RFC 8032) and a key for HMAC-SHA256 are of one size.
+KEY_BYTES = 32
+HMAC_KEY_ID_BYTES = 8
+MAX_FILE_BYTES = 4096
+# The member of a JSON Web Key that holds the secret (RFC 8037, RFC 7518).
+SECRET_MEMBER = {KeyUse.ACCESS: "d", KeyUse.HMAC: "k", KeyUse.PSEUDONYM: "k"}
+KEY_ID = {
+    KeyUse.ACCESS: re.compile(r"[A-Za-z0-9_-]{43}"),
+    KeyUse.HMAC: re.compile(r"[0-9a-f]{16}"),
+    KeyUse.PSEUDONYM: re.compile(r"[0-9a-f]{16}"),
+}
+
+
+def found(folder: Path, use: KeyUse) -> list[str]:
+    """The ids of the keys of a use that have a file, sorted; others do not count."""
+    prefix = f"{use.value}-"
+    names = sorted(path.stem for path in folder.glob(f"{prefix}*.jwk"))
+    ids = [name.removeprefix(prefix) for name in names]
+    return [key_id for key_id in ids if KEY_ID[use].fullmatch(key_id)]
+
+
+def make(folder: Path, use: KeyUse) -> str:
+    """Makes a key and keeps it; answers its id.
+
+    Raises ConfigError where the folder cannot hold it.
+    """
+    if use is KeyUse.ACCESS:
+        private = Ed25519PrivateKey.generate()
+        public = okp(private.public_key())
+        jwk = {**public, "d": encode(private.private_bytes_raw())}
+        key_id = thumbprint(public)
+    else:
+        jwk = {"kty": "oct", "k": encode(secrets.token_bytes(KEY_BYTES))}
+        key_id = secrets.token_hex(HMAC_KEY_ID_BYTES)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(_path(folder, use, key_id), json.dumps({**jwk, "kid": key_id}))
+    except OSError as error:
+        raise ConfigError(
+            f"KEY_DIR={folder} cannot hold a new key: {error.strerror}"
+        ) from None
+    return key_id
+
+
+def read(folder: Path, use: KeyUse, key_id: str) -> bytes:
+    """The secret of a key. Raises ConfigError where its file cannot be used."""
+    path = _path(folder, use, key_id)
+    try:
+        _refuse_shared_folder(folder)
+        content = json.loads(_read_private(path))
+        secret = decode(content[SECRET_MEMBER[use]])
+    except OSError:
+        raise ConfigError(
+            f"KEY_DIR lacks {path.name}, a live key of the database: put the file in "
+            "place, or use the database that belongs to this folder"
+        ) from None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise ConfigError(f"{path} is damaged: it holds no {use} key") from None
+    if len(secret) != KEY_BYTES:
+        raise ConfigError(f"{path} is damaged: its key is not of {KEY_BYTES} bytes")
+    if use is KeyUse.ACCESS:
+        public = Ed25519PrivateKey.from_private_bytes(secret).public_key()
+        if thumbprint(okp(public)) != key_id:
+            raise ConfigError(f"{path} holds another key than its name says")
+    return secret
+
+
+def thumbprint(jwk: Mapping[str, str]) -> str:
+    """The RFC 7638 thumbprint of a key that has its required members alone."""
+    canonical = json.dumps(jwk, sort_keys=True, separators=(",", ":"))
+    return encode(hashlib.sha256(canonical.encode()).digest())
+
+
+def okp(public: Ed25519PublicKey) -> dict[str, str]:
+    """The required members of an Ed25519 public key (RFC 8037)."""
+    return {"crv": "Ed25519", "kty": "OKP", "x": encode(public.public_bytes_raw())}
+
+
+def encode(value: bytes) -> str:
+    """Base64url without padding (RFC 7515 section 2)."""
+    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+
+
+def decode(text: str) -> bytes:
+    """What `encode` has written. Raises ValueError."""
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _path(folder: Path, use: KeyUse, key_id: str) -> Path:
+    return folder / f"{use.value}-{key_id}.jwk"
+
+
+def _write(path: Path, text: str) -> None:
+    """Keeps a file, whole or not at all, also if the machine goes down."""
+    unfinished = path.with_suffix(".new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with os.fdopen(os.open(unfinished, flags, 0o600), "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _read_private(path: Path) -> str:
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        if status.st_mode & 0o077:
+            raise ConfigError(f"{path} can be read by others: its mode must be 0600")
+        if not stat.S_ISREG(status.st_mode) or not _trusted(status.st_uid):
+            raise ConfigError(f"{path} is not a file of the service's own user")
+        return file.read(MAX_FILE_BYTES).decode("ascii")
+
+
+def _refuse_shared_folder(folder: Path) -> None:
+    """Whoever can put files there chooses the keys."""
+    status = folder.stat()
+    if status.st_mode & 0o022 or not _trusted(status.st_uid):
+        raise ConfigError(
+            f"KEY_DIR={folder} can be written to by others: it must belong to the "
+            "service's user, with mode 0700"
+        )
+
+
+def _trusted(owner: int) -> bool:
+    return owner in {0, os.geteuid()}
