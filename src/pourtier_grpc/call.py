@@ -1,4 +1,7 @@
-"""A method of the contract, and a call of it."""
+"""A method of the contract, a call of it, and how interceptors are put round it.
+
+Nothing here knows grpcio: the context of a call is what interceptors need of it.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from protovalidate import collect_violations
 
 from pourtier.v1 import policy_pb2
 from pourtier.v1.policy_pb2 import MethodPolicy
 from pourtier_grpc.caller import ANONYMOUS, Client, Principal, SignedInUser
 
 
-class PolicyMissingError(Exception):
-    """The contract has an RPC that does not say who may call it."""
+class PolicyError(Exception):
+    """The contract has an RPC whose policy is missing, or makes no sense."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,21 +42,40 @@ class Method:
         return any(access.HasField("public") for access in self.policy.allow)
 
 
+class Context(Protocol):
+    """What grpcio knows of a call; for interceptors alone."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline; about 9.2e18 where there is none."""
+        ...
+
+    def send_initial_metadata(
+        self, initial_metadata: tuple[tuple[str, str | bytes], ...]
+    ) -> None:
+        """Sends headers now; once a call."""
+        ...
+
+    def abort_with_status(self, status: Any) -> None:
+        """Ends the call with an error, by raising."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class Call:
     """One call, as the interceptors and the servicer see it.
 
-    `code` and `reason` are the outcome, once there is one: the gRPC status code, and
-    the reason's name or None where the call succeeded.
+    `headers` go with a successful answer. `code` and `reason` are the outcome, once
+    there is one: the name of the gRPC status code, and that of the reason or None where
+    the call succeeded.
     """
 
     method: Method
-    context: grpc.ServicerContext
+    context: Context
     metadata: tuple[tuple[str, str | bytes], ...]
     client: Client
     principal: Principal = ANONYMOUS
-    bearer: str | None = None
-    code: grpc.StatusCode = grpc.StatusCode.OK
+    bearer: str | None = field(default=None, repr=False)
+    code: str = "OK"
     reason: str | None = None
     headers: list[tuple[str, str]] = field(default_factory=list)
 
@@ -85,7 +107,7 @@ class Interceptor(Protocol):
 
 
 def methods_of(service: ServiceDescriptor) -> list[Method]:
-    """The methods of a service. Raises PolicyMissingError where one has no policy."""
+    """The methods of a service. Raises PolicyError where one has no good policy."""
     return [_method(service, descriptor) for descriptor in service.methods]
 
 
@@ -101,8 +123,9 @@ def compose(
 def _method(service: ServiceDescriptor, descriptor: MethodDescriptor) -> Method:
     path = f"/{service.full_name}/{descriptor.name}"
     policy = descriptor.GetOptions().Extensions[policy_pb2.policy]
-    if not policy.allow:
-        raise PolicyMissingError(f"{path} does not say who may call it")
+    fault = _fault(policy, descriptor)
+    if fault is not None:
+        raise PolicyError(f"the policy of {path} {fault}")
     return Method(
         path=path,
         name=descriptor.name,
@@ -110,3 +133,22 @@ def _method(service: ServiceDescriptor, descriptor: MethodDescriptor) -> Method:
         request_type=GetMessageClass(descriptor.input_type),
         response_type=GetMessageClass(descriptor.output_type),
     )
+
+
+def _fault(policy: MethodPolicy, descriptor: MethodDescriptor) -> str | None:
+    """What is wrong with a policy, or None: a wrong one must not lie in wait."""
+    if not policy.allow:
+        return "does not say who may call it"
+    if violations := collect_violations(policy):
+        return f"breaks its rules: {violations[0].proto.message}"
+    public = any(access.HasField("public") for access in policy.allow)
+    if public and len(policy.allow) > 1:
+        return "lets in everybody and others"
+    if policy.reads_bearer and not public:
+        return "has reads_bearer, which only a public method needs"
+    for access in policy.allow:
+        if access.HasField("self"):
+            named = access.self.field
+            if named not in descriptor.input_type.fields_by_name:
+                return f"names the field {named}, which its request lacks"
+    return None

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import redis
 import structlog
-from sqlalchemy import text
 
 from pourtier_grpc import deadline
 from pourtier_grpc.errors import PourtierError
@@ -70,7 +69,13 @@ class Readiness:
 
     def _watch(self, listener: Callable[[bool], None]) -> None:
         while not self._stopped.wait(INTERVAL_SECONDS):
-            self._look(listener, first=False)
+            try:
+                self._look(listener, first=False)
+            except Exception:  # noqa: BLE001 - whoever looks must go on looking
+                _log.exception("defect")
+                # What is not known counts as down, until it is looked at again.
+                self.now = replace(self.now, database=False)
+                listener(False)  # noqa: FBT003 - the one argument of a listener
 
     def _look(self, listener: Callable[[bool], None], *, first: bool) -> None:
         before = self.now
@@ -96,8 +101,7 @@ class Readiness:
                 if time.monotonic() >= self._clock_due:
                     self._clock.measure()
                     self._clock_due = time.monotonic() + CLOCK_INTERVAL_SECONDS
-                with self._database.read() as read:
-                    read.run(text("SELECT 1"))
+                self._database.ping()
         except PourtierError:
             return False
         return True

@@ -63,8 +63,8 @@ class Tokens(_message.Message):
     EXPIRES_IN_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
-    """The access token: a JWT of type `at+jwt` (RFC 9068), sent as
-    `authorization: Bearer …`.
+    """The access token: a JWT of type `at+jwt` (as in RFC 9068, less its `client_id`:
+    there are no clients to tell apart), sent as `authorization: Bearer …`.
     """
     refresh_token: _builtins.str
     """The refresh token: opaque, to be kept where scripts of others cannot read it."""
@@ -165,7 +165,9 @@ class CreateChallengeRequest(_message.Message):
     chain: _builtins.str
     """The chain of the wallet. Empty means `solana`."""
     wallet_type: _builtins.str
-    """The wallet's software, such as `phantom`, for the log. May be empty."""
+    """The wallet's software, such as `phantom`. May be empty: today every wallet of a
+    chain signs the same text.
+    """
     domain: _builtins.str
     """The sign-in domain, one of those that the service is configured with. Empty: that
     of the `Origin` header, or else the first one configured.

@@ -90,7 +90,7 @@ class AuthServiceServicer:
         Writes nothing. Anybody may call it, as often as the sign-in limit allows; every
         call issues another nonce, good for ten minutes and for one sign-in.
 
-        Errors: INVALID_FIELD, UNSUPPORTED_CHAIN, MALFORMED_ADDRESS, DOMAIN_NOT_ALLOWED.
+        Errors: UNSUPPORTED_CHAIN, MALFORMED_ADDRESS and DOMAIN_NOT_ALLOWED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,7 +106,7 @@ class AuthServiceServicer:
         Errors: those of a proof (MALFORMED_ADDRESS, UNSUPPORTED_CHAIN, MALFORMED_MESSAGE,
         MALFORMED_SIGNATURE, DOMAIN_MISMATCH, CHAIN_ID_MISMATCH, ADDRESS_MISMATCH,
         NONCE_INVALID, NONCE_CONSUMED, CHALLENGE_EXPIRED, MESSAGE_NOT_YET_VALID,
-        ISSUED_IN_FUTURE, ISSUED_TOO_LONG_AGO, SIGNATURE_INVALID) and INVALID_FIELD.
+        ISSUED_IN_FUTURE, ISSUED_TOO_LONG_AGO and SIGNATURE_INVALID).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,8 +120,7 @@ class AuthServiceServicer:
         another proof of the same wallet with WALLET_ALREADY_REGISTERED, which consumes
         nothing: the same proof then logs in.
 
-        Errors: those of a proof (see VerifyWallet), INVALID_FIELD and
-        WALLET_ALREADY_REGISTERED.
+        Errors: those of a proof (see VerifyWallet) and WALLET_ALREADY_REGISTERED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,8 +134,8 @@ class AuthServiceServicer:
         without an account gets WALLET_NOT_REGISTERED, which consumes nothing: the same
         proof then registers.
 
-        Errors: those of a proof (see VerifyWallet), INVALID_FIELD, WALLET_NOT_REGISTERED
-        and USER_SUSPENDED.
+        Errors: those of a proof (see VerifyWallet), WALLET_NOT_REGISTERED and
+        USER_SUSPENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,8 +151,8 @@ class AuthServiceServicer:
         successor was never used, the old token yields a new successor and the lost one is
         dead. Any other use of a replaced token is theft: the session ends for all.
 
-        Errors: INVALID_FIELD, REFRESH_TOKEN_INVALID, REFRESH_TOKEN_REUSED, SESSION_ENDED
-        and USER_SUSPENDED.
+        Errors: REFRESH_TOKEN_INVALID, REFRESH_TOKEN_REUSED, SESSION_ENDED and
+        USER_SUSPENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,8 +165,8 @@ class AuthServiceServicer:
         a refresh token that means nothing, answer OK all the same (RFC 7009 section 2.2):
         afterwards the token is good for nothing, which is all that was asked.
 
-        Errors: INVALID_FIELD; without a refresh token CREDENTIALS_MISSING,
-        MULTIPLE_CREDENTIALS, TOKEN_INVALID and TOKEN_EXPIRED.
+        Errors: MULTIPLE_CREDENTIALS; without a refresh token CREDENTIALS_MISSING,
+        TOKEN_INVALID and TOKEN_EXPIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,7 @@ class AuthServiceStub:
     Writes nothing. Anybody may call it, as often as the sign-in limit allows; every
     call issues another nonce, good for ten minutes and for one sign-in.
 
-    Errors: INVALID_FIELD, UNSUPPORTED_CHAIN, MALFORMED_ADDRESS, DOMAIN_NOT_ALLOWED.
+    Errors: UNSUPPORTED_CHAIN, MALFORMED_ADDRESS and DOMAIN_NOT_ALLOWED.
     """
     VerifyWallet: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyWalletRequest, _auth_service_pb2.VerifyWalletResponse]
     """Checks a signed message, and says whether the wallet has an account.
@@ -56,7 +56,7 @@ class AuthServiceStub:
     Errors: those of a proof (MALFORMED_ADDRESS, UNSUPPORTED_CHAIN, MALFORMED_MESSAGE,
     MALFORMED_SIGNATURE, DOMAIN_MISMATCH, CHAIN_ID_MISMATCH, ADDRESS_MISMATCH,
     NONCE_INVALID, NONCE_CONSUMED, CHALLENGE_EXPIRED, MESSAGE_NOT_YET_VALID,
-    ISSUED_IN_FUTURE, ISSUED_TOO_LONG_AGO, SIGNATURE_INVALID) and INVALID_FIELD.
+    ISSUED_IN_FUTURE, ISSUED_TOO_LONG_AGO and SIGNATURE_INVALID).
     """
     Register: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RegisterRequest, _auth_service_pb2.RegisterResponse]
     """Opens an account for a wallet, and a session in it.
@@ -66,8 +66,7 @@ class AuthServiceStub:
     another proof of the same wallet with WALLET_ALREADY_REGISTERED, which consumes
     nothing: the same proof then logs in.
 
-    Errors: those of a proof (see VerifyWallet), INVALID_FIELD and
-    WALLET_ALREADY_REGISTERED.
+    Errors: those of a proof (see VerifyWallet) and WALLET_ALREADY_REGISTERED.
     """
     Login: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginRequest, _auth_service_pb2.LoginResponse]
     """Opens a session in the wallet's account.
@@ -77,8 +76,8 @@ class AuthServiceStub:
     without an account gets WALLET_NOT_REGISTERED, which consumes nothing: the same
     proof then registers.
 
-    Errors: those of a proof (see VerifyWallet), INVALID_FIELD, WALLET_NOT_REGISTERED
-    and USER_SUSPENDED.
+    Errors: those of a proof (see VerifyWallet), WALLET_NOT_REGISTERED and
+    USER_SUSPENDED.
     """
     RefreshToken: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokenRequest, _auth_service_pb2.RefreshTokenResponse]
     """Exchanges a refresh token for the next one and a fresh access token (RFC 6749
@@ -90,8 +89,8 @@ class AuthServiceStub:
     successor was never used, the old token yields a new successor and the lost one is
     dead. Any other use of a replaced token is theft: the session ends for all.
 
-    Errors: INVALID_FIELD, REFRESH_TOKEN_INVALID, REFRESH_TOKEN_REUSED, SESSION_ENDED
-    and USER_SUSPENDED.
+    Errors: REFRESH_TOKEN_INVALID, REFRESH_TOKEN_REUSED, SESSION_ENDED and
+    USER_SUSPENDED.
     """
     Logout: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LogoutRequest, _auth_service_pb2.LogoutResponse]
     """Ends the session of the refresh token given, or else the calling session.
@@ -100,8 +99,8 @@ class AuthServiceStub:
     a refresh token that means nothing, answer OK all the same (RFC 7009 section 2.2):
     afterwards the token is good for nothing, which is all that was asked.
 
-    Errors: INVALID_FIELD; without a refresh token CREDENTIALS_MISSING,
-    MULTIPLE_CREDENTIALS, TOKEN_INVALID and TOKEN_EXPIRED.
+    Errors: MULTIPLE_CREDENTIALS; without a refresh token CREDENTIALS_MISSING,
+    TOKEN_INVALID and TOKEN_EXPIRED.
     """
     GetJwks: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.GetJwksRequest, _auth_service_pb2.GetJwksResponse]
     """Publishes the keys that verify access tokens, as a JSON Web Key Set (RFC 7517).
@@ -129,7 +128,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     Writes nothing. Anybody may call it, as often as the sign-in limit allows; every
     call issues another nonce, good for ten minutes and for one sign-in.
 
-    Errors: INVALID_FIELD, UNSUPPORTED_CHAIN, MALFORMED_ADDRESS, DOMAIN_NOT_ALLOWED.
+    Errors: UNSUPPORTED_CHAIN, MALFORMED_ADDRESS and DOMAIN_NOT_ALLOWED.
     """
     VerifyWallet: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyWalletRequest, _auth_service_pb2.VerifyWalletResponse]  # type: ignore[assignment]
     """Checks a signed message, and says whether the wallet has an account.
@@ -141,7 +140,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     Errors: those of a proof (MALFORMED_ADDRESS, UNSUPPORTED_CHAIN, MALFORMED_MESSAGE,
     MALFORMED_SIGNATURE, DOMAIN_MISMATCH, CHAIN_ID_MISMATCH, ADDRESS_MISMATCH,
     NONCE_INVALID, NONCE_CONSUMED, CHALLENGE_EXPIRED, MESSAGE_NOT_YET_VALID,
-    ISSUED_IN_FUTURE, ISSUED_TOO_LONG_AGO, SIGNATURE_INVALID) and INVALID_FIELD.
+    ISSUED_IN_FUTURE, ISSUED_TOO_LONG_AGO and SIGNATURE_INVALID).
     """
     Register: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RegisterRequest, _auth_service_pb2.RegisterResponse]  # type: ignore[assignment]
     """Opens an account for a wallet, and a session in it.
@@ -151,8 +150,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     another proof of the same wallet with WALLET_ALREADY_REGISTERED, which consumes
     nothing: the same proof then logs in.
 
-    Errors: those of a proof (see VerifyWallet), INVALID_FIELD and
-    WALLET_ALREADY_REGISTERED.
+    Errors: those of a proof (see VerifyWallet) and WALLET_ALREADY_REGISTERED.
     """
     Login: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginRequest, _auth_service_pb2.LoginResponse]  # type: ignore[assignment]
     """Opens a session in the wallet's account.
@@ -162,8 +160,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     without an account gets WALLET_NOT_REGISTERED, which consumes nothing: the same
     proof then registers.
 
-    Errors: those of a proof (see VerifyWallet), INVALID_FIELD, WALLET_NOT_REGISTERED
-    and USER_SUSPENDED.
+    Errors: those of a proof (see VerifyWallet), WALLET_NOT_REGISTERED and
+    USER_SUSPENDED.
     """
     RefreshToken: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokenRequest, _auth_service_pb2.RefreshTokenResponse]  # type: ignore[assignment]
     """Exchanges a refresh token for the next one and a fresh access token (RFC 6749
@@ -175,8 +173,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     successor was never used, the old token yields a new successor and the lost one is
     dead. Any other use of a replaced token is theft: the session ends for all.
 
-    Errors: INVALID_FIELD, REFRESH_TOKEN_INVALID, REFRESH_TOKEN_REUSED, SESSION_ENDED
-    and USER_SUSPENDED.
+    Errors: REFRESH_TOKEN_INVALID, REFRESH_TOKEN_REUSED, SESSION_ENDED and
+    USER_SUSPENDED.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LogoutRequest, _auth_service_pb2.LogoutResponse]  # type: ignore[assignment]
     """Ends the session of the refresh token given, or else the calling session.
@@ -185,8 +183,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     a refresh token that means nothing, answer OK all the same (RFC 7009 section 2.2):
     afterwards the token is good for nothing, which is all that was asked.
 
-    Errors: INVALID_FIELD; without a refresh token CREDENTIALS_MISSING,
-    MULTIPLE_CREDENTIALS, TOKEN_INVALID and TOKEN_EXPIRED.
+    Errors: MULTIPLE_CREDENTIALS; without a refresh token CREDENTIALS_MISSING,
+    TOKEN_INVALID and TOKEN_EXPIRED.
     """
     GetJwks: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.GetJwksRequest, _auth_service_pb2.GetJwksResponse]  # type: ignore[assignment]
     """Publishes the keys that verify access tokens, as a JSON Web Key Set (RFC 7517).
@@ -217,7 +215,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         Writes nothing. Anybody may call it, as often as the sign-in limit allows; every
         call issues another nonce, good for ten minutes and for one sign-in.
 
-        Errors: INVALID_FIELD, UNSUPPORTED_CHAIN, MALFORMED_ADDRESS, DOMAIN_NOT_ALLOWED.
+        Errors: UNSUPPORTED_CHAIN, MALFORMED_ADDRESS and DOMAIN_NOT_ALLOWED.
         """
 
     @_abc_1.abstractmethod
@@ -235,7 +233,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: those of a proof (MALFORMED_ADDRESS, UNSUPPORTED_CHAIN, MALFORMED_MESSAGE,
         MALFORMED_SIGNATURE, DOMAIN_MISMATCH, CHAIN_ID_MISMATCH, ADDRESS_MISMATCH,
         NONCE_INVALID, NONCE_CONSUMED, CHALLENGE_EXPIRED, MESSAGE_NOT_YET_VALID,
-        ISSUED_IN_FUTURE, ISSUED_TOO_LONG_AGO, SIGNATURE_INVALID) and INVALID_FIELD.
+        ISSUED_IN_FUTURE, ISSUED_TOO_LONG_AGO and SIGNATURE_INVALID).
         """
 
     @_abc_1.abstractmethod
@@ -251,8 +249,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         another proof of the same wallet with WALLET_ALREADY_REGISTERED, which consumes
         nothing: the same proof then logs in.
 
-        Errors: those of a proof (see VerifyWallet), INVALID_FIELD and
-        WALLET_ALREADY_REGISTERED.
+        Errors: those of a proof (see VerifyWallet) and WALLET_ALREADY_REGISTERED.
         """
 
     @_abc_1.abstractmethod
@@ -268,8 +265,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         without an account gets WALLET_NOT_REGISTERED, which consumes nothing: the same
         proof then registers.
 
-        Errors: those of a proof (see VerifyWallet), INVALID_FIELD, WALLET_NOT_REGISTERED
-        and USER_SUSPENDED.
+        Errors: those of a proof (see VerifyWallet), WALLET_NOT_REGISTERED and
+        USER_SUSPENDED.
         """
 
     @_abc_1.abstractmethod
@@ -287,8 +284,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         successor was never used, the old token yields a new successor and the lost one is
         dead. Any other use of a replaced token is theft: the session ends for all.
 
-        Errors: INVALID_FIELD, REFRESH_TOKEN_INVALID, REFRESH_TOKEN_REUSED, SESSION_ENDED
-        and USER_SUSPENDED.
+        Errors: REFRESH_TOKEN_INVALID, REFRESH_TOKEN_REUSED, SESSION_ENDED and
+        USER_SUSPENDED.
         """
 
     @_abc_1.abstractmethod
@@ -303,8 +300,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         a refresh token that means nothing, answer OK all the same (RFC 7009 section 2.2):
         afterwards the token is good for nothing, which is all that was asked.
 
-        Errors: INVALID_FIELD; without a refresh token CREDENTIALS_MISSING,
-        MULTIPLE_CREDENTIALS, TOKEN_INVALID and TOKEN_EXPIRED.
+        Errors: MULTIPLE_CREDENTIALS; without a refresh token CREDENTIALS_MISSING,
+        TOKEN_INVALID and TOKEN_EXPIRED.
         """
 
     @_abc_1.abstractmethod

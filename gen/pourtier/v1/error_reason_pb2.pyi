@@ -61,13 +61,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     `RetryInfo` delay.
     Metadata: `{}`.
     """
+    ERROR_REASON_CONFLICT: _ErrorReason.ValueType  # 9
+    """(ABORTED) Another call changed the same thing at the same moment. Try again.
+    Metadata: `{}`.
+    """
     ERROR_REASON_SERVICE_UNAVAILABLE: _ErrorReason.ValueType  # 10
     """(UNAVAILABLE) No process of the service could be reached, or none took the call.
     Sent by the edge. Try again after the `RetryInfo` delay, where there is one.
-    Metadata: `{}`.
-    """
-    ERROR_REASON_CONFLICT: _ErrorReason.ValueType  # 9
-    """(ABORTED) Another call changed the same thing at the same moment. Try again.
     Metadata: `{}`.
     """
     ERROR_REASON_CREDENTIALS_MISSING: _ErrorReason.ValueType  # 20
@@ -130,7 +130,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_MALFORMED_SIGNATURE: _ErrorReason.ValueType  # 44
     """(INVALID_ARGUMENT) The signature cannot be decoded, or has a wrong length.
-    Metadata: `{"encoding": "BASE58"}`.
+    Metadata: `{"encoding": "BASE58", "length": "63"}`; the length in bytes, where it
+    can be decoded.
     """
     ERROR_REASON_DOMAIN_MISMATCH: _ErrorReason.ValueType  # 45
     """(UNAUTHENTICATED) The signed message names another domain, or a URI of another
@@ -201,6 +202,10 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     without its prefix `ERROR_REASON_`. A client decides, and translates for people,
     by the reason; the message is for engineers, and every variable in it stands in
     `metadata` too. The name in parentheses is the gRPC status code.
+
+    Any call may be refused with MALFORMED_REQUEST, INVALID_FIELD, REQUEST_TOO_LARGE,
+    OVERLOADED, DEADLINE_EXCEEDED, DATABASE_UNAVAILABLE, CONFLICT, SERVICE_UNAVAILABLE or
+    INTERNAL; the comments of the RPCs name what comes on top of these.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -242,13 +247,13 @@ unless the loss came at the very moment of the commit. Try again after the
 `RetryInfo` delay.
 Metadata: `{}`.
 """
+ERROR_REASON_CONFLICT: ErrorReason.ValueType  # 9
+"""(ABORTED) Another call changed the same thing at the same moment. Try again.
+Metadata: `{}`.
+"""
 ERROR_REASON_SERVICE_UNAVAILABLE: ErrorReason.ValueType  # 10
 """(UNAVAILABLE) No process of the service could be reached, or none took the call.
 Sent by the edge. Try again after the `RetryInfo` delay, where there is one.
-Metadata: `{}`.
-"""
-ERROR_REASON_CONFLICT: ErrorReason.ValueType  # 9
-"""(ABORTED) Another call changed the same thing at the same moment. Try again.
 Metadata: `{}`.
 """
 ERROR_REASON_CREDENTIALS_MISSING: ErrorReason.ValueType  # 20
@@ -311,7 +316,8 @@ Metadata: `{"chain": "solana"}`.
 """
 ERROR_REASON_MALFORMED_SIGNATURE: ErrorReason.ValueType  # 44
 """(INVALID_ARGUMENT) The signature cannot be decoded, or has a wrong length.
-Metadata: `{"encoding": "BASE58"}`.
+Metadata: `{"encoding": "BASE58", "length": "63"}`; the length in bytes, where it
+can be decoded.
 """
 ERROR_REASON_DOMAIN_MISMATCH: ErrorReason.ValueType  # 45
 """(UNAUTHENTICATED) The signed message names another domain, or a URI of another

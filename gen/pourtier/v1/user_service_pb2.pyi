@@ -45,14 +45,14 @@ class UpdateMeRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def user(self) -> _user_pb2.User:
-        """The new values. Fields that a caller cannot change are ignored unless the mask
-        names them.
+        """The new values. Fields that a caller cannot change keep to their rules all the
+        same, and are ignored unless the mask names them.
         """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Which of `display_name`, `email` and `locale` to change; `*` means all three.
-        Absent: the fields that are present.
+        Absent: the fields of `user` that are not empty.
         """
 
     def __init__(

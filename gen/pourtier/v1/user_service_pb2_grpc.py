@@ -70,12 +70,12 @@ class UserServiceServicer:
 
         Any signed-in user may call it. With `update_mask` exactly the named fields
         change, and a named field that is empty is cleared; without it, the fields that
-        are present (AIP-134). With `user.etag` the change is made only if the profile is
+        are not empty (AIP-134). With `user.etag` the change is made only if the profile is
         still in that state. A repeated call ends in the same profile; nothing is written
         where nothing would change.
 
-        Errors: INVALID_FIELD, INVALID_UPDATE_MASK, ETAG_MISMATCH, and those of every
-        call by a signed-in user.
+        Errors: INVALID_UPDATE_MASK, ETAG_MISMATCH, and those of every call by a signed-in
+        user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

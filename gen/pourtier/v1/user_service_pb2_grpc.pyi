@@ -48,12 +48,12 @@ class UserServiceStub:
 
     Any signed-in user may call it. With `update_mask` exactly the named fields
     change, and a named field that is empty is cleared; without it, the fields that
-    are present (AIP-134). With `user.etag` the change is made only if the profile is
+    are not empty (AIP-134). With `user.etag` the change is made only if the profile is
     still in that state. A repeated call ends in the same profile; nothing is written
     where nothing would change.
 
-    Errors: INVALID_FIELD, INVALID_UPDATE_MASK, ETAG_MISMATCH, and those of every
-    call by a signed-in user.
+    Errors: INVALID_UPDATE_MASK, ETAG_MISMATCH, and those of every call by a signed-in
+    user.
     """
 
 @_typing.type_check_only
@@ -75,12 +75,12 @@ class UserServiceAsyncStub(UserServiceStub):
 
     Any signed-in user may call it. With `update_mask` exactly the named fields
     change, and a named field that is empty is cleared; without it, the fields that
-    are present (AIP-134). With `user.etag` the change is made only if the profile is
+    are not empty (AIP-134). With `user.etag` the change is made only if the profile is
     still in that state. A repeated call ends in the same profile; nothing is written
     where nothing would change.
 
-    Errors: INVALID_FIELD, INVALID_UPDATE_MASK, ETAG_MISMATCH, and those of every
-    call by a signed-in user.
+    Errors: INVALID_UPDATE_MASK, ETAG_MISMATCH, and those of every call by a signed-in
+    user.
     """
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -111,12 +111,12 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Any signed-in user may call it. With `update_mask` exactly the named fields
         change, and a named field that is empty is cleared; without it, the fields that
-        are present (AIP-134). With `user.etag` the change is made only if the profile is
+        are not empty (AIP-134). With `user.etag` the change is made only if the profile is
         still in that state. A repeated call ends in the same profile; nothing is written
         where nothing would change.
 
-        Errors: INVALID_FIELD, INVALID_UPDATE_MASK, ETAG_MISMATCH, and those of every
-        call by a signed-in user.
+        Errors: INVALID_UPDATE_MASK, ETAG_MISMATCH, and those of every call by a signed-in
+        user.
         """
 
 def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

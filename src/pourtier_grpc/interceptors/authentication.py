@@ -6,13 +6,14 @@ that anybody may call ignores them, but for one that says it reads the bearer to
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
+from pourtier_grpc.call import Call, Handler, Interceptor, Method
 from pourtier_grpc.caller import SignedInUser
 from pourtier_grpc.errors import ErrorReason, PourtierError
-from pourtier_grpc.interceptors.call import Call, Handler, Interceptor, Method
 
 AUTHORIZATION = "authorization"
 API_KEY = "x-api-key"
@@ -35,15 +36,22 @@ def authentication(authenticator: Authenticator) -> Interceptor:
 
     def intercept(method: Method, handler: Handler) -> Handler:
         def with_bearer(request: Any, call: Call) -> Message:
-            call.bearer = _bearer(call)
+            credential = _credential(call)
+            call.bearer = None if credential is None else _bearer(credential)
             return handler(request, call)
 
         def proven(request: Any, call: Call) -> Message:
-            bearer = _bearer(call)
-            if bearer is None:
+            credential = _credential(call)
+            if credential is None:
                 raise PourtierError(
                     ErrorReason.ERROR_REASON_CREDENTIALS_MISSING,
                     "the method needs a credential",
+                )
+            bearer = _bearer(credential)
+            if bearer is None:
+                raise PourtierError(
+                    ErrorReason.ERROR_REASON_TOKEN_INVALID,
+                    "the credential is not one of this service",
                 )
             call.principal = authenticator.authenticate(bearer)
             return handler(request, call)
@@ -55,26 +63,32 @@ def authentication(authenticator: Authenticator) -> Interceptor:
     return intercept
 
 
-def _bearer(call: Call) -> str | None:
-    """The bearer token, or None where no credential was sent."""
-    bearers, api_keys = call.values(AUTHORIZATION), call.values(API_KEY)
-    if len(bearers) + len(api_keys) > 1:
+@dataclass(frozen=True, slots=True)
+class _Credential:
+    """The one credential of a call, as it was sent under one metadata key."""
+
+    key: str
+    value: str = field(repr=False)
+
+
+def _credential(call: Call) -> _Credential | None:
+    """What was sent, or None. Raises MULTIPLE_CREDENTIALS."""
+    sent = [
+        _Credential(key, value)
+        for key in (AUTHORIZATION, API_KEY)
+        for value in call.values(key)
+    ]
+    if len(sent) > 1:
         raise PourtierError(
             ErrorReason.ERROR_REASON_MULTIPLE_CREDENTIALS,
             "send one credential: a bearer token or an API key",
         )
-    if api_keys:
-        raise _invalid()
-    if not bearers:
+    return sent[0] if sent else None
+
+
+def _bearer(credential: _Credential) -> str | None:
+    """The bearer token (RFC 6750 section 2.1), or None where it is something else."""
+    scheme, _, token = credential.value.partition(" ")
+    if credential.key != AUTHORIZATION or scheme.lower() != SCHEME:
         return None
-    scheme, _, token = bearers[0].partition(" ")
-    if scheme.lower() != SCHEME or not token:
-        raise _invalid()
-    return token.strip(" ")
-
-
-def _invalid() -> PourtierError:
-    return PourtierError(
-        ErrorReason.ERROR_REASON_TOKEN_INVALID,
-        "the credential is not one of this service",
-    )
+    return token.strip(" ") or None

@@ -8,9 +8,9 @@ from typing import Any
 from google.protobuf.message import Message
 
 from pourtier.v1.policy_pb2 import Access
+from pourtier_grpc.call import Call, Handler, Method
 from pourtier_grpc.caller import Principal, SignedInUser
 from pourtier_grpc.errors import ErrorReason, PourtierError
-from pourtier_grpc.interceptors.call import Call, Handler, Method
 
 ADMIN = "admin"
 

@@ -1,21 +1,20 @@
-"""Where a call comes from, what it is called in the log, and the log itself."""
+"""Where a call comes in: grpcio's context becomes a Call, and the chain runs."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-import time
 from collections.abc import Callable, Mapping
+from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
 
 import grpc
-import structlog
 from google.protobuf.message import Message
 
-from pourtier_grpc.caller import Client, SignedInUser
-from pourtier_grpc.interceptors.call import Call, Handler, Method
+from pourtier_grpc.call import Call, Handler, Method
+from pourtier_grpc.caller import Client
 
 REQUEST_ID = "x-request-id"
 # Set by the edge alone, and believed on the edge's own socket alone.
@@ -23,10 +22,9 @@ EDGE_CLIENT_ADDRESS = "x-pourtier-client-address"
 UNIX_PEER = "unix:"
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 MAX_HEADER = 512
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 GrpcHandler = Callable[[Any, grpc.ServicerContext], Message]
-
-_log = structlog.get_logger("pourtier.access")
 
 
 def entry(method: Method, handler: Handler) -> GrpcHandler:
@@ -38,55 +36,15 @@ def entry(method: Method, handler: Handler) -> GrpcHandler:
             method=method,
             context=context,
             metadata=metadata,
-            client=_client(dict(metadata), context.peer()),
+            client=client_of(dict(metadata), context.peer()),
         )
         return handler(request, call)
 
     return handle
 
 
-def access_log(method: Method, handler: Handler) -> Handler:
-    """Writes one line for each call, when it is over."""
-
-    def handle(request: Any, call: Call) -> Message:
-        start = time.perf_counter()
-        try:
-            return handler(request, call)
-        finally:
-            _write(method, call, time.perf_counter() - start)
-
-    return handle
-
-
-def request_id(method: Method, handler: Handler) -> Handler:
-    """Answers every successful call with its request id; failures carry theirs too."""
-
-    def handle(request: Any, call: Call) -> Message:
-        response = handler(request, call)
-        call.context.send_initial_metadata(
-            ((REQUEST_ID, call.client.request_id), *call.headers)
-        )
-        return response
-
-    return handle
-
-
-def _write(method: Method, call: Call, seconds: float) -> None:
-    fields: dict[str, object] = {
-        "method": method.path,
-        "code": call.code.name,
-        "request_id": call.client.request_id,
-        "milliseconds": round(seconds * 1000, 2),
-    }
-    if call.reason is not None:
-        fields["reason"] = call.reason
-    if isinstance(call.principal, SignedInUser):
-        fields["user_id"] = str(call.principal.user_id)
-    level = "error" if call.code is grpc.StatusCode.INTERNAL else "info"
-    getattr(_log, level)("call", **fields)
-
-
-def _client(metadata: Mapping[str, str | bytes], peer: str) -> Client:
+def client_of(metadata: Mapping[str, str | bytes], peer: str) -> Client:
+    """The far end of a call, from its metadata and grpcio's name for its peer."""
     sent_id = _text(metadata, REQUEST_ID)
     usable = sent_id is not None and ACCEPTABLE_ID.fullmatch(sent_id) is not None
     return Client(
@@ -102,16 +60,22 @@ def _address(metadata: Mapping[str, str | bytes], peer: str) -> str | None:
         return _ip(_text(metadata, EDGE_CLIENT_ADDRESS) or "")
     # `ipv4:127.0.0.1:50123`, or `ipv6:%5B::1%5D:50123` (gRPC's address notation).
     host = unquote(peer).partition(":")[2].rpartition(":")[0]
-    return _ip(host.strip("[]").partition("%")[0])
+    return _ip(host.strip("[]"))
 
 
 def _ip(text: str) -> str | None:
+    """An address as it is written everywhere: without a zone, IPv4 as IPv4."""
     try:
-        return str(ipaddress.ip_address(text))
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
 
 
 def _text(metadata: Mapping[str, str | bytes], key: str) -> str | None:
     value = metadata.get(key)
-    return value[:MAX_HEADER] if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    # Control characters have no business in a log, and NUL none in the database.
+    return CONTROL.sub(" ", value[:MAX_HEADER])

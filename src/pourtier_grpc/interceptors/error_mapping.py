@@ -12,9 +12,9 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from pourtier_grpc.call import Call, Handler, Method
 from pourtier_grpc.errors import ErrorReason, PourtierError
-from pourtier_grpc.interceptors.call import Call, Handler, Method
-from pourtier_grpc.interceptors.request_context import REQUEST_ID
+from pourtier_grpc.interceptors.entry import REQUEST_ID
 
 DOMAIN = "pourtier.lumiere.trade"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -94,6 +94,10 @@ def error_mapping(method: Method, handler: Handler) -> Handler:
             return handler(request, call)
         except PourtierError as error:
             _abort(call, error)
+        except grpc.RpcError:
+            # What grpcio says of a caller who has hung up: nobody hears an answer.
+            call.code = grpc.StatusCode.CANCELLED.name
+            raise
         except Exception:  # noqa: BLE001 - the last resort, and it is logged
             _log.exception(
                 "defect", method=method.path, request_id=call.client.request_id
@@ -135,11 +139,10 @@ def status_of(error: PourtierError) -> Status:
 
 def _abort(call: Call, error: PourtierError) -> NoReturn:
     code = CODE_OF_REASON[error.reason]
-    call.code, call.reason = code, error.reason_name
+    call.code, call.reason = code.name, error.reason_name
     trailing: list[tuple[str, str | bytes]] = [
         (DETAILS_KEY, status_of(error).SerializeToString()),
         (REQUEST_ID, call.client.request_id),
-        *call.headers,
     ]
     if error.retry_after is not None:
         seconds = math.ceil(error.retry_after.total_seconds())

@@ -1,73 +1,74 @@
 """Work that the process has no room for is refused at once, and says why.
 
-A synchronous handler holds a thread from a call's first header on. The pool therefore
-counts what waits for a thread; past its limit, a call is handed to a small pool whose
-only work is to refuse. grpcio's own `maximum_concurrent_rpcs`, which refuses without a
-reason, lies above that.
+A synchronous handler holds a thread from a call's first header on, whether or not its
+request ever comes. So it is decided before a thread is taken, on grpcio's own thread,
+and the refusal reads no request. grpcio's `maximum_concurrent_rpcs`, which refuses
+without a reason, lies above this.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeAlias
 
+import grpc
 from google.protobuf.message import Message
 
+from pourtier_grpc.call import Call, Method, compose
 from pourtier_grpc.errors import ErrorReason, PourtierError
-from pourtier_grpc.interceptors.call import Call, Handler, Method
+from pourtier_grpc.interceptors.access_log import access_log
+from pourtier_grpc.interceptors.entry import entry
+from pourtier_grpc.interceptors.error_mapping import error_mapping
+from pourtier_grpc.pools import BoundedPool, in_pool
 
-REFUSING_THREADS = 2
 RETRY_AFTER = timedelta(seconds=1)
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_this_thread = threading.local()
+RpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-class BoundedPool(ThreadPoolExecutor):
-    """Threads for calls, with a limit to how many may wait for one."""
+class Overload(grpc.ServerInterceptor):
+    """Refuses calls while the pool that would run them has no room.
 
-    def __init__(self, *, threads: int, queue_limit: int, name: str) -> None:
-        super().__init__(max_workers=threads, thread_name_prefix=name)
-        self._queue_limit = queue_limit
-        self._refusing = ThreadPoolExecutor(
-            max_workers=REFUSING_THREADS,
-            thread_name_prefix=f"{name}-refusing",
-            initializer=_mark_refusing,
-        )
+    Refusals run in threads of their own. grpcio asks for every call; where there is
+    room, the answer costs a look at a queue's length.
+    """
 
-    def submit(
-        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Future[T]:
-        """Queues a call, or hands it to the threads that refuse."""
-        if self._work_queue.qsize() >= self._queue_limit:
-            return self._refusing.submit(fn, *args, **kwargs)
-        return super().submit(fn, *args, **kwargs)
+    def __init__(
+        self,
+        methods: Iterable[Method],
+        *,
+        pool: BoundedPool,
+        refusing: ThreadPoolExecutor,
+    ) -> None:
+        self._pool = pool
+        self._refusals = {method.path: _refusal(method, refusing) for method in methods}
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - the base's signature
-        """Stops both sets of threads."""
-        super().shutdown(wait, cancel_futures=cancel_futures)
-        self._refusing.shutdown(wait, cancel_futures=cancel_futures)
-
-
-def overload(method: Method, handler: Handler) -> Handler:
-    """Refuses the calls for which there was no room."""
-
-    def handle(request: Any, call: Call) -> Message:
-        if getattr(_this_thread, "refusing", False):
-            raise PourtierError(
-                ErrorReason.ERROR_REASON_OVERLOADED,
-                "the process has as much work as it can do",
-                retry_after=RETRY_AFTER,
-            )
-        return handler(request, call)
-
-    return handle
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], RpcHandler | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> RpcHandler | None:
+        """The handler of a call: its own, or one that refuses."""
+        if self._pool.full:
+            refusal = self._refusals.get(handler_call_details.method)
+            if refusal is not None:
+                return refusal
+        return continuation(handler_call_details)
 
 
-def _mark_refusing() -> None:
-    _this_thread.refusing = True
+def _refusal(method: Method, refusing: ThreadPoolExecutor) -> RpcHandler:
+    handler = compose((access_log, error_mapping), method, _refuse)
+    # A handler of streams is called before anything of the request has come.
+    return grpc.stream_unary_rpc_method_handler(
+        in_pool(entry(method, handler), refusing)
+    )
+
+
+def _refuse(request: object, call: Call) -> Message:
+    raise PourtierError(
+        ErrorReason.ERROR_REASON_OVERLOADED,
+        "the process has as much work as it can do",
+        retry_after=RETRY_AFTER,
+    )

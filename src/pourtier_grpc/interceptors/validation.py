@@ -1,77 +1,44 @@
-"""Whether the request is one: readable, small enough, and within its fields' rules."""
+"""Whether a request keeps the rules of its fields, as the contract annotates them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import Enum
+import json
 from typing import Any
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from protovalidate import Validator, Violation
 
+from pourtier_grpc.call import Call, Handler, Method
 from pourtier_grpc.errors import ErrorReason, FieldViolation, PourtierError
-from pourtier_grpc.interceptors.call import Call, Handler, Interceptor, Method
+
+# Violations travel in trailers, of which clients read no more than 8 KiB; a list of a
+# thousand bad items would have as many.
+MAX_VIOLATIONS = 16
+# Each violation costs microseconds to make; a large request could have thousands.
+MAX_EXPLAINED_BYTES = 8192
+
+_validator = Validator()
 
 
-class Unreadable(Enum):
-    """What stands in the place of a request that is none."""
-
-    MALFORMED = "malformed"
-    TOO_LARGE = "too large"
-
-
-def deserializer(method: Method, limit_bytes: int) -> Callable[[bytes], Any]:
-    """Reads a method's requests.
-
-    grpcio answers INTERNAL where this raises, so a request that cannot be read is
-    handed on as what it is, and refused inside the chain.
-    """
-    parse = method.request_type.FromString
-
-    def deserialize(data: bytes) -> Message | Unreadable:
-        if len(data) > limit_bytes:
-            return Unreadable.TOO_LARGE
-        try:
-            return parse(data)
-        except DecodeError:
-            return Unreadable.MALFORMED
-
-    return deserialize
-
-
-def validation(limit_bytes: int) -> Interceptor:
+def validation(method: Method, handler: Handler) -> Handler:
     """Refuses requests that break the rules of the contract's annotations."""
-    validator = Validator()
+    # Compiles the rules now, so that no call pays for it and none finds a defect.
+    _validator.collect_violations(method.request_type())
 
-    def intercept(method: Method, handler: Handler) -> Handler:
-        # Compiles the rules now, so that no call pays for it and none finds a defect.
-        validator.collect_violations(method.request_type())
+    def handle(request: Any, call: Call) -> Message:
+        first = _validator.collect_violations(request, fail_fast=True)
+        if first:
+            raise _invalid(_violations(request, first))
+        return handler(request, call)
 
-        def handle(request: Any, call: Call) -> Message:
-            if isinstance(request, Unreadable):
-                raise _unreadable(request, method, limit_bytes)
-            violations = validator.collect_violations(request)
-            if violations:
-                raise _invalid([_violation(each) for each in violations])
-            return handler(request, call)
-
-        return handle
-
-    return intercept
+    return handle
 
 
-def _unreadable(what: Unreadable, method: Method, limit_bytes: int) -> PourtierError:
-    if what is Unreadable.TOO_LARGE:
-        return PourtierError(
-            ErrorReason.ERROR_REASON_REQUEST_TOO_LARGE,
-            "the request is larger than {limit_bytes} bytes",
-            limit_bytes=str(limit_bytes),
-        )
-    return PourtierError(
-        ErrorReason.ERROR_REASON_MALFORMED_REQUEST,
-        "the request is not one of {method}",
-        method=method.path,
-    )
+def _violations(request: Message, first: list[Violation]) -> list[FieldViolation]:
+    """What to tell of a bad request: all of it, unless its size makes that dear."""
+    small = request.ByteSize() <= MAX_EXPLAINED_BYTES
+    found = _validator.collect_violations(request) if small else first
+    return [_violation(each) for each in found[:MAX_VIOLATIONS]]
 
 
 def _invalid(violations: list[FieldViolation]) -> PourtierError:
@@ -94,6 +61,6 @@ def _path(found: Any) -> str:
     parts = []
     for element in found.field.elements if found.field else ():
         subscript = element.subscript
-        suffix = "" if subscript is None else f"[{subscript.value}]"
+        suffix = "" if subscript is None else f"[{json.dumps(subscript.value)}]"
         parts.append(f"{element.field_name}{suffix}")
     return ".".join(parts)

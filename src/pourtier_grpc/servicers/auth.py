@@ -7,7 +7,7 @@ from pourtier_grpc.auth.keyring import Keyring, public_jwk
 from pourtier_grpc.auth.proof import Proof
 from pourtier_grpc.auth.sessions import Sessions
 from pourtier_grpc.auth.sign_in import Profile, SignIn
-from pourtier_grpc.interceptors.call import Call
+from pourtier_grpc.call import Call
 
 ProofRequest = pb.VerifyWalletRequest | pb.RegisterRequest | pb.LoginRequest
 

@@ -1,52 +1,37 @@
-"""The standard services beside the contract's: health, reflection, and what is unknown.
+"""The standard services beside the contract's: health and reflection.
 
-Each has a small pool of its own, so that neither a flood of calls starves a probe nor a
-flood of probes the calls.
+Each has a small pool of its own, so that neither a flood of calls starves a probe nor
+open streams do.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
-from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from pourtier.v1.policy_pb2 import MethodPolicy
-from pourtier_grpc.errors import ErrorReason, PourtierError
-from pourtier_grpc.interceptors.call import Call, Method, compose
-from pourtier_grpc.interceptors.error_mapping import error_mapping
-from pourtier_grpc.interceptors.request_context import access_log, entry
+from pourtier_grpc.pools import in_pool
 
 READINESS = "readiness"
-LIVENESS = ""
-
-
-def in_pool(
-    behaviour: Callable[..., Any], pool: ThreadPoolExecutor, *, blocking: bool = True
-) -> Callable[..., Any]:
-    """A behaviour whose calls grpcio runs in that pool."""
-    pooled = functools.partial(behaviour)
-    # grpcio reads these attributes of a handler's behaviour.
-    pooled.experimental_thread_pool = pool  # type: ignore[attr-defined] # as above
-    pooled.experimental_non_blocking = not blocking  # type: ignore[attr-defined] # as above
-    return pooled
+# What stands in the place of a request that is none.
+MALFORMED = object()
 
 
 class HealthServicer(health.HealthServicer):
     """`grpc.health.v1.Health`: "" is liveness, `readiness` readiness."""
 
+    service = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         super().__init__()
-        # On the instance: grpcio's own attributes would be shared by all servers.
-        vars(self)["Check"] = in_pool(super().Check, pool)
-        vars(self)["Watch"] = in_pool(super().Watch, pool, blocking=False)
+        self._pool = pool
         self.set(READINESS, health_pb2.HealthCheckResponse.NOT_SERVING)
 
     def set_ready(self, ready: bool) -> None:  # noqa: FBT001 - a listener's one argument
@@ -55,23 +40,70 @@ class HealthServicer(health.HealthServicer):
         not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
         self.set(READINESS, serving if ready else not_serving)
 
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The service, to be added to a server."""
+        request = readable(health_pb2.HealthCheckRequest)
+        answer = health_pb2.HealthCheckResponse.SerializeToString
+        check = in_pool(refusing_malformed(self.Check), self._pool)
+        watch = in_pool(refusing_malformed(self.Watch), self._pool, blocking=False)
+        methods = {
+            "Check": grpc.unary_unary_rpc_method_handler(check, request, answer),
+            "Watch": grpc.unary_stream_rpc_method_handler(watch, request, answer),
+        }
+        return grpc.method_handlers_generic_handler(self.service, methods)
+
 
 class ReflectionServicer(reflection.ReflectionServicer):
     """Server reflection with the contract's comments.
 
     The descriptors that Python keeps have lost them, so files of the contract come from
-    the descriptor set that was generated with them.
+    the descriptor set that was generated with them. A stream holds a thread for as long
+    as its client likes, so only `streams` may be open.
     """
 
+    service = reflection.SERVICE_NAME
+
     def __init__(
-        self, services: tuple[str, ...], commented: bytes, pool: ThreadPoolExecutor
+        self,
+        services: tuple[str, ...],
+        commented: bytes,
+        *,
+        pool: ThreadPoolExecutor,
+        streams: int,
     ) -> None:
         super().__init__(services)
         self._commented: Mapping[str, bytes] = {
             file.name: file.SerializeToString()
             for file in FileDescriptorSet.FromString(commented).file
         }
-        vars(self)["ServerReflectionInfo"] = in_pool(super().ServerReflectionInfo, pool)
+        # Not `_pool`, which is the base's own name for its descriptors.
+        self._threads = pool
+        self._places = threading.BoundedSemaphore(streams)
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The service, to be added to a server."""
+        serve = grpc.stream_stream_rpc_method_handler(
+            in_pool(self._serve, self._threads),
+            readable(reflection_pb2.ServerReflectionRequest),
+            reflection_pb2.ServerReflectionResponse.SerializeToString,
+        )
+        methods = {"ServerReflectionInfo": serve}
+        return grpc.method_handlers_generic_handler(self.service, methods)
+
+    def _serve(
+        self,
+        requests: Iterator[reflection_pb2.ServerReflectionRequest],
+        context: grpc.ServicerContext,
+    ) -> Iterator[reflection_pb2.ServerReflectionResponse]:
+        if not self._places.acquire(blocking=False):
+            context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "too many open reflection streams"
+            )
+        try:
+            sound = (_or_abort(request, context) for request in requests)
+            yield from super().ServerReflectionInfo(sound, context)
+        finally:
+            self._places.release()
 
     def _file_by_filename(
         self, request: Message, filename: str
@@ -99,33 +131,28 @@ class ReflectionServicer(reflection.ReflectionServicer):
         return response
 
 
-class UnknownMethods(grpc.GenericRpcHandler):
-    """Answers calls of methods that do not exist, with a reason as every error has."""
+def readable(request_type: type[Message]) -> Callable[[bytes], Any]:
+    """Reads requests; grpcio would answer INTERNAL where this raised."""
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
-        self._pool = pool
+    def deserialize(data: bytes) -> Any:
+        try:
+            return request_type.FromString(data)
+        except DecodeError:
+            return MALFORMED
 
-    def service(
-        self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        """A handler that refuses."""
-        method = Method(
-            path=handler_call_details.method,
-            name="",
-            policy=MethodPolicy(),
-            request_type=Empty,
-            response_type=Empty,
-        )
-        handler = compose((access_log, error_mapping), method, _refuse)
-        return grpc.unary_unary_rpc_method_handler(
-            in_pool(entry(method, handler), self._pool),
-            request_deserializer=bytes,
-        )
+    return deserialize
 
 
-def _refuse(request: object, call: Call) -> Message:  # noqa: ARG001 - the protocol
-    raise PourtierError(
-        ErrorReason.ERROR_REASON_METHOD_NOT_FOUND,
-        "there is no method {method}",
-        method=call.method.path[:128],
-    )
+def refusing_malformed(behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    """The same behaviour, but for requests that could not be read."""
+
+    def serve(request: Any, context: grpc.ServicerContext, *more: Any) -> Any:
+        return behaviour(_or_abort(request, context), context, *more)
+
+    return serve
+
+
+def _or_abort(request: Any, context: grpc.ServicerContext) -> Any:
+    if request is MALFORMED:
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is malformed")
+    return request

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pourtier.v1 import status_service_pb2 as pb
-from pourtier_grpc.interceptors.call import Call
-from pourtier_grpc.store.readiness import Readiness
+from pourtier_grpc.call import Call
+from pourtier_grpc.readiness import Readiness
 
 
 class StatusServicer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pourtier.v1 import user_service_pb2 as pb
 from pourtier.v1.user_pb2 import User
-from pourtier_grpc.interceptors.call import Call
+from pourtier_grpc.call import Call
 from pourtier_grpc.users.profile import Profiles
 
 

@@ -1,0 +1,167 @@
+"""The service without its listeners: stores and rules, wired by constructors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import redis
+
+from pourtier_grpc.auth.access_tokens import AccessTokens
+from pourtier_grpc.auth.keyring import Keyring, load_keyring
+from pourtier_grpc.auth.proof import SignInPolicy
+from pourtier_grpc.auth.sessions import Lifetimes, Sessions
+from pourtier_grpc.auth.sign_in import SignIn
+from pourtier_grpc.clock import Clock, SystemClock
+from pourtier_grpc.config import ConfigError, Settings
+from pourtier_grpc.store import migrations
+from pourtier_grpc.store.audit import AuditLog
+from pourtier_grpc.store.clock import DatabaseClock
+from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.sessions import SessionStore
+from pourtier_grpc.store.users import UserStore
+from pourtier_grpc.users.profile import Profiles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the servicers stand on.
+
+    `redis` is None where none is configured. Business goes by `clock`; it is
+    `database_clock`, unless a test brought its own.
+    """
+
+    database: Database
+    database_clock: DatabaseClock
+    redis: redis.Redis | None
+    clock: Clock
+    keyring: Keyring
+    sessions: Sessions
+    sign_in: SignIn
+    profiles: Profiles
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self.database.close()
+        if self.redis is not None:
+            self.redis.close()
+
+
+def build(settings: Settings, clock: Clock | None = None) -> Parts:
+    """Everything, wired for a process.
+
+    Raises ConfigError where a setting is unsafe, the database is not migrated, or a key
+    is missing, and DATABASE_UNAVAILABLE where the database does not answer.
+    """
+    refuse_unsafe(settings)
+    database = open_database(settings)
+    try:
+        return _build(settings, database, clock)
+    except BaseException:
+        database.close()
+        raise
+
+
+def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts:
+    require_migrated(database)
+    database_clock = DatabaseClock(database, SystemClock())
+    database_clock.measure()
+    clock = clock or database_clock
+    keyring = open_keyring(settings, database, clock)
+    users = UserStore(database)
+    audit_log = AuditLog(keyring.pseudonym)
+    sessions = Sessions(
+        database=database,
+        store=SessionStore(database),
+        audit_log=audit_log,
+        keyring=keyring,
+        access_tokens=AccessTokens(
+            keyring,
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            lifetime=settings.access_token_lifetime,
+        ),
+        clock=clock,
+        lifetimes=Lifetimes(
+            idle=timedelta(days=settings.session_idle_days),
+            maximum=timedelta(days=settings.session_max_days),
+        ),
+    )
+    sign_in = SignIn(
+        database=database,
+        users=users,
+        audit_log=audit_log,
+        keyring=keyring,
+        sessions=sessions,
+        policy=SignInPolicy(
+            origins=settings.origins, chain_ids={"solana": settings.solana_network}
+        ),
+        clock=clock,
+        challenge_lifetime=timedelta(minutes=settings.challenge_minutes),
+    )
+    return Parts(
+        database=database,
+        database_clock=database_clock,
+        redis=open_redis(settings),
+        clock=clock,
+        keyring=keyring,
+        sessions=sessions,
+        sign_in=sign_in,
+        profiles=Profiles(
+            database=database, users=users, audit_log=audit_log, clock=clock
+        ),
+    )
+
+
+def refuse_unsafe(settings: Settings) -> None:
+    """Raises ConfigError, a sentence for each setting that is unsafe where it is."""
+    unsafe = settings.unsafe()
+    if unsafe:
+        raise ConfigError("; ".join(unsafe))
+
+
+def open_database(settings: Settings) -> Database:
+    """The database of the settings. Raises ConfigError where there is none."""
+    url = settings.database_dsn()
+    if url is None:
+        raise ConfigError("DATABASE_URL is not set")
+    return Database(
+        url,
+        pool_size=settings.database_pool_size,
+        pool_overflow=settings.database_pool_overflow,
+        recycle_seconds=settings.database_pool_recycle_seconds,
+        statement_timeout_seconds=settings.database_statement_timeout_seconds,
+    )
+
+
+def open_redis(settings: Settings) -> redis.Redis | None:
+    """A client of Redis, or None where none is configured. Connects when it is used."""
+    url = settings.redis_dsn()
+    if url is None:
+        return None
+    timeout = settings.redis_timeout_seconds
+    client: redis.Redis = redis.Redis.from_url(
+        url, socket_timeout=timeout, socket_connect_timeout=timeout
+    )
+    return client
+
+
+def open_keyring(settings: Settings, database: Database, clock: Clock) -> Keyring:
+    """The keys of this process; see `load_keyring`."""
+    shared = None
+    if settings.jwt_algorithm == "HS256" and settings.jwt_secret_key is not None:
+        shared = settings.jwt_secret_key.get_secret_value()
+    return load_keyring(database, settings.keys, now=clock.now(), hs256_secret=shared)
+
+
+def require_migrated(database: Database) -> None:
+    """Raises ConfigError where the database is older than this version needs.
+
+    A newer one is well: migrations keep the version before them working.
+    """
+    current = migrations.current(database)
+    if not migrations.reaches_head(current):
+        raise ConfigError(
+            f"the database is at revision {current or 'none'}, this version needs "
+            f"{migrations.head()}: run `pourtier migrate`"
+        )
