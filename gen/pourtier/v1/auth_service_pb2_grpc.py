@@ -165,8 +165,8 @@ class AuthServiceServicer:
         a refresh token that means nothing, answer OK all the same (RFC 7009 section 2.2):
         afterwards the token is good for nothing, which is all that was asked.
 
-        Errors: MULTIPLE_CREDENTIALS; without a refresh token CREDENTIALS_MISSING,
-        TOKEN_INVALID and TOKEN_EXPIRED.
+        Errors: MULTIPLE_CREDENTIALS; without a refresh token CREDENTIALS_MISSING (also
+        where the credential is no bearer token), TOKEN_INVALID and TOKEN_EXPIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -99,8 +99,8 @@ class AuthServiceStub:
     a refresh token that means nothing, answer OK all the same (RFC 7009 section 2.2):
     afterwards the token is good for nothing, which is all that was asked.
 
-    Errors: MULTIPLE_CREDENTIALS; without a refresh token CREDENTIALS_MISSING,
-    TOKEN_INVALID and TOKEN_EXPIRED.
+    Errors: MULTIPLE_CREDENTIALS; without a refresh token CREDENTIALS_MISSING (also
+    where the credential is no bearer token), TOKEN_INVALID and TOKEN_EXPIRED.
     """
     GetJwks: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.GetJwksRequest, _auth_service_pb2.GetJwksResponse]
     """Publishes the keys that verify access tokens, as a JSON Web Key Set (RFC 7517).
@@ -183,8 +183,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     a refresh token that means nothing, answer OK all the same (RFC 7009 section 2.2):
     afterwards the token is good for nothing, which is all that was asked.
 
-    Errors: MULTIPLE_CREDENTIALS; without a refresh token CREDENTIALS_MISSING,
-    TOKEN_INVALID and TOKEN_EXPIRED.
+    Errors: MULTIPLE_CREDENTIALS; without a refresh token CREDENTIALS_MISSING (also
+    where the credential is no bearer token), TOKEN_INVALID and TOKEN_EXPIRED.
     """
     GetJwks: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.GetJwksRequest, _auth_service_pb2.GetJwksResponse]  # type: ignore[assignment]
     """Publishes the keys that verify access tokens, as a JSON Web Key Set (RFC 7517).
@@ -300,8 +300,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         a refresh token that means nothing, answer OK all the same (RFC 7009 section 2.2):
         afterwards the token is good for nothing, which is all that was asked.
 
-        Errors: MULTIPLE_CREDENTIALS; without a refresh token CREDENTIALS_MISSING,
-        TOKEN_INVALID and TOKEN_EXPIRED.
+        Errors: MULTIPLE_CREDENTIALS; without a refresh token CREDENTIALS_MISSING (also
+        where the credential is no bearer token), TOKEN_INVALID and TOKEN_EXPIRED.
         """
 
     @_abc_1.abstractmethod

@@ -95,7 +95,8 @@ class User(_message.Message):
     """Identifies the user for ever: a UUIDv7 in its canonical, lower-case form."""
     display_name: _builtins.str
     """The name that the person chose to be shown by, or empty. At most 64 characters,
-    none of them a control character, no white space at either end.
+    none of them a control character or one that turns the direction of text, no white
+    space at either end.
     """
     email: _builtins.str
     """The person's e-mail address, or empty. It is not verified, not unique, and never
