@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(default=1024 * 1024, ge=1024)
     max_response_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     drain_seconds: float = Field(default=25.0, ge=0)
+    # Longer than the edge needs to see it: two looks at health, a second apart.
+    drain_notice_seconds: float = Field(default=2.0, ge=0)
     connection_age_seconds: int = Field(default=600, ge=1)
 
     pourtier_data_dir: Path = Path(".pourtier")

@@ -1,0 +1,357 @@
+"""`pourtier dev`, as a newcomer meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import psycopg
+import pytest
+
+from pourtier_grpc.devtools.ports import free_port, is_free
+from pourtier_grpc.devtools.state import OUTSIDE, account_of, closed_to
+from support.commands import ROOT, environment, pourtier, run
+from support.json_api import JsonApi
+from support.servers import state_folder
+from support.sql import Sql
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to change users")
+PORTS = (
+    "pourtier_http_port",
+    "pourtier_internal_http_port",
+    "pourtier_grpc_port",
+    "pourtier_metrics_port",
+)
+EMBEDDED = {"postgres", "redis-server"}
+# Of a first start, which makes a database, on a busy machine.
+PATIENCE = 60.0
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def _parents() -> dict[int, int]:
+    """Every living process and its parent; zombies have ended."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                found[int(entry.name)] = int(parent)
+    return found
+
+
+@dataclass
+class Dev:
+    """One `pourtier dev`; ended with the block that started it, whatever happens."""
+
+    settings: dict[str, object]
+    cwd: Path = ROOT
+    python: str = sys.executable
+    user: int | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[str] = field(init=False)
+    family: dict[int, str] = field(init=False, default_factory=dict)
+
+    def __enter__(self) -> Self:
+        self._folder = Path(tempfile.mkdtemp(prefix="pourtier-dev-"))
+        with (
+            (self._folder / "out").open("w") as out,
+            (self._folder / "err").open("w") as err,
+        ):
+            self.process = subprocess.Popen(
+                [self.python, "-m", "pourtier_grpc", "dev"],
+                env=self.environment(**self.settings),
+                cwd=self.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                text=True,
+                user=self.user,
+                group=self.user,
+                extra_groups=None if self.user is None else [],
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pid in (*self.descendants(), self.process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        shutil.rmtree(self._folder)
+
+    def environment(self, **settings: object) -> dict[str, str]:
+        """The environment of a shell beside it, with these settings alone."""
+        return {**environment(**settings), **self.extra}
+
+    @property
+    def out(self) -> str:
+        return (self._folder / "out").read_text()
+
+    @property
+    def err(self) -> str:
+        return (self._folder / "err").read_text()
+
+    def descendants(self) -> dict[int, str]:
+        """Its children and theirs, by their programs' names."""
+        parents, found = _parents(), [self.process.pid]
+        for parent in found:
+            found += [pid for pid, its in parents.items() if its == parent]
+        names = {}
+        for pid in found[1:]:
+            with suppress(OSError):
+                names[pid] = Path(f"/proc/{pid}/exe").readlink().name
+        return names
+
+    def started(self) -> Self:
+        """Returns when it has greeted."""
+        wait_until(
+            lambda: "Ctrl-C" in self.out or self.process.poll() is not None, PATIENCE
+        )
+        assert self.process.poll() is None, self.err
+        self.family = self.descendants()
+        assert {"envoy"} <= set(self.family.values())
+        return self
+
+    def ended(self) -> int:
+        """Its exit status; fails where anything of it is left after that."""
+        status = self.process.wait(PATIENCE)
+        wait_until(lambda: not set(self.family) & set(_parents()))
+        for name in PORTS:
+            port = self.settings.get(name)
+            assert port is None or is_free(int(str(port)))
+        return status
+
+    def interrupted(self) -> int:
+        """Its exit status after Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+        return self.ended()
+
+    def commands(self) -> list[str]:
+        """The commands that it says to try."""
+        return re.findall(r"^  (.*)$", self.out.partition("Try:\n")[2], re.MULTILINE)
+
+    def typed(self, command: str) -> str:
+        """What a printed command prints, in a shell that knows no setting."""
+        done = run("bash", "-c", command, env=self.environment(), cwd=self.cwd)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        return done.stdout
+
+    def me(self) -> dict[str, Any]:
+        """The account of its wallet, by the last command printed."""
+        found: dict[str, Any] = json.loads(self.typed(self.commands()[-1]))
+        return found
+
+
+def somewhere(data: Path, **settings: object) -> dict[str, object]:
+    """Settings for free ports and a data directory."""
+    ports = {name: free_port() for name in PORTS}
+    return {"pourtier_data_dir": data, **ports, **settings}
+
+
+@pytest.fixture(scope="module")
+def data() -> Iterator[Path]:
+    """A data directory that outlives the tests of this module."""
+    with state_folder() as folder:
+        yield folder / "data"
+
+
+def test_it_prints_addresses_and_commands_that_work_as_printed(data: Path) -> None:
+    settings = somewhere(data)
+    with Dev(settings) as dev:
+        dev.started()
+        for name in PORTS[:3]:
+            assert f"localhost:{settings[name]}" in dev.out
+        assert str(data) in dev.out
+        assert set(dev.family.values()) >= EMBEDDED
+        health, second, _ = dev.commands()
+        status = json.loads(dev.typed(health))
+        assert (status["status"], status["redis"]) == ("healthy", "up")
+        words = "pourtier.v1.AuthService" if "grpcurl" in second else "."
+        assert words in dev.typed(second)
+        assert dev.me()["wallet_type"] == "pourtier-cli"
+        assert dev.err == ""
+
+        again = pourtier("dev", **somewhere(data))
+        assert (again.returncode, again.stdout) == (1, "")
+        assert "`pourtier dev` runs already" in again.stderr
+        assert dev.interrupted() == 0
+        assert dev.err == ""
+
+
+def test_data_is_found_again_whatever_ended_it(data: Path) -> None:
+    with Dev(somewhere(data)) as dev:
+        dev.started()
+        before = dev.me()
+        dev.process.kill()
+        assert dev.ended() == -signal.SIGKILL
+    with Dev(somewhere(data)) as dev:
+        dev.started()
+        assert dev.me()["user_id"] == before["user_id"]
+        (serve,) = [pid for pid, name in dev.family.items() if "python" in name]
+        os.kill(serve, signal.SIGKILL)
+        assert dev.ended() == 1
+        first = dev.err.splitlines()[0]
+        assert first.startswith("pourtier: the service was ended by SIGKILL")
+
+
+def test_two_run_side_by_side_and_one_on_servers_of_its_own(
+    data: Path, database_url: str, redis_url: str
+) -> None:
+    with state_folder() as folder, ExitStack() as opened:
+        given = {"database_url": database_url, "redis_url": redis_url}
+        left = Dev(somewhere(data))
+        right = Dev(somewhere(folder / "right", **given))
+        for dev in (left, right):
+            opened.enter_context(dev)
+        left.started()
+        right.started()
+        assert not EMBEDDED & set(right.family.values())
+        mine, theirs = left.me(), right.me()
+        assert mine["user_id"] != theirs["user_id"]
+        with Sql(database_url) as beside:
+            (row,) = beside.run("SELECT user_id FROM users")
+        assert str(row["user_id"]) == theirs["user_id"]
+        with JsonApi(f"http://localhost:{right.settings[PORTS[0]]}") as web:
+            assert web.call("GET", "/health").json()["status"] == "healthy"
+        assert right.interrupted() == 0
+        assert left.me() == mine
+        left.process.send_signal(signal.SIGTERM)
+        assert left.ended() == 0
+    # A database that was given stays as it is.
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT count(*) FROM users").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("name", PORTS[:3])
+def test_a_port_that_is_taken_is_one_sentence(folder: Path, name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        settings = {**somewhere(folder / "data"), name: port}
+        done = pourtier("dev", **settings)
+    assert (done.returncode, done.stdout) == (1, "")
+    (sentence,) = done.stderr.splitlines()
+    assert f"port {port} " in sentence
+    assert name.upper() in sentence
+    assert not (folder / "data").exists()
+
+
+def test_one_port_for_two_is_one_sentence(folder: Path) -> None:
+    port = free_port()
+    twice = {"pourtier_http_port": port, "pourtier_grpc_port": port}
+    done = pourtier("dev", **{**somewhere(folder / "data"), **twice})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"pourtier: POURTIER_HTTP_PORT and POURTIER_GRPC_PORT are both {port}\n"
+    )
+
+
+def test_ctrl_c_during_the_start_ends_it_without_a_greeting(data: Path) -> None:
+    with Dev(somewhere(data)) as dev:
+        wait_until(lambda: bool(dev.descendants()))
+        dev.family = dev.descendants()
+        assert dev.interrupted() == 0
+        assert (dev.out, dev.err) == ("", "")
+
+
+@contextmanager
+def closed_checkout() -> Iterator[Path]:
+    """A folder to work in below one that only its owner may pass."""
+    with state_folder() as folder:
+        closed = folder / "closed"
+        closed.mkdir(mode=0o700)
+        # Deeper than the path of a Unix socket may be long.
+        checkout = closed / ("deep" * 25) / "checkout"
+        checkout.mkdir(parents=True)
+        try:
+            yield checkout
+        finally:
+            for note in (one for out in OUTSIDE for one in out.glob("*/belongs-to")):
+                if note.read_text().startswith(str(checkout)):
+                    shutil.rmtree(note.parent)
+
+
+@as_root
+def test_root_runs_it_in_a_checkout_that_is_closed_to_others() -> None:
+    settings = {name: free_port() for name in PORTS}
+    with closed_checkout() as checkout, Dev(settings, cwd=checkout) as dev:
+        dev.started()
+        folders = re.findall(r"data and logs +(.*)", dev.out)[0].split(", ")
+        # PostgreSQL does not run as root, and whom it runs as may not pass.
+        inside, outside = map(Path, folders)
+        assert outside.is_dir()
+        assert inside == checkout / ".pourtier"
+        owners = {
+            name: Path(f"/proc/{pid}").stat().st_uid for pid, name in dev.family.items()
+        }
+        assert owners["postgres"] != 0
+        assert dev.me()["wallet_type"] == "pourtier-cli"
+        assert dev.interrupted() == 0
+        assert list((inside / "keys").glob("*.jwk"))
+        closed = checkout.parents[1]
+        assert closed.stat().st_mode & 0o777 == 0o700
+
+
+@as_root
+def test_an_ordinary_user_runs_it_in_a_folder_of_theirs() -> None:
+    nobody = pwd.getpwnam("nobody")
+    with state_folder() as folder:
+        python, extra = python_for(nobody.pw_uid, folder)
+        home = folder / "home"
+        home.mkdir(mode=0o700)
+        os.chown(home, nobody.pw_uid, nobody.pw_gid)
+        settings = {name: free_port() for name in PORTS}
+        dev = Dev(settings, cwd=home, python=python, user=nobody.pw_uid, extra=extra)
+        with dev:
+            dev.started()
+            owners = {Path(f"/proc/{pid}").stat().st_uid for pid in dev.family}
+            assert owners == {nobody.pw_uid}
+            assert dev.me()["wallet_type"] == "pourtier-cli"
+            assert dev.interrupted() == 0
+            assert dev.err == ""
+        assert list((home / ".pourtier" / "keys").glob("*.jwk"))
+        assert (home / ".pourtier").stat().st_mode & 0o777 == 0o700
+
+
+def python_for(uid: int, folder: Path) -> tuple[str, dict[str, str]]:
+    """A Python that a user can run, and the environment with which it finds ours.
+
+    Where ours lies in a home that is closed to others, it is a copy in `folder`.
+    """
+    account = account_of(uid)
+    assert account is not None
+    packages = Path(psycopg.__file__).parents[1]
+    path = [ROOT / "src", ROOT / "gen", packages]
+    if any(closed_to(account, each) for each in path):
+        pytest.skip("the packages lie under a folder that is closed to others")
+    extra = {"PYTHONPATH": os.pathsep.join(map(str, path))}
+    python = Path(sys.executable)
+    if not closed_to(account, python):
+        return str(python), extra
+    library = Path(os.__file__).parent
+    ignored = shutil.ignore_patterns("site-packages", "test", "config-*", "idlelib")
+    copy = folder / "lib" / library.name
+    shutil.copytree(library, copy, ignore=ignored, symlinks=True)
+    for shared in library.parent.glob("libpython*.so*"):
+        shutil.copy2(shared, folder / "lib", follow_symlinks=False)
+    (folder / "bin").mkdir()
+    copied = shutil.copy2(python.resolve(), folder / "bin")
+    return str(copied), {**extra, "LD_LIBRARY_PATH": str(folder / "lib")}

@@ -1,0 +1,48 @@
+"""The store's tests run on every PostgreSQL that the service supports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pourtier_grpc.config import load
+from pourtier_grpc.store.engine import Database, Transaction
+from pourtier_grpc.wiring import open_database
+from support.servers import Databases, postgres
+
+
+@pytest.fixture(scope="session", params=[18, 16], ids="PostgreSQL {}".format)
+def databases(
+    request: pytest.FixtureRequest, databases: Databases
+) -> Iterator[Databases]:
+    """The run's own server, and one of the oldest version that is supported."""
+    if request.param == 18:
+        yield databases
+        return
+    with postgres(request.param) as server:
+        older = Databases(server.url_for("postgres"))
+        yield older
+        older.close()
+
+
+@pytest.fixture(scope="module")
+def database_url(databases: Databases) -> Iterator[str]:
+    """A migrated database of the module's own; each test has wallets of its own."""
+    with databases.fresh() as url:
+        yield url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """The module's database, by connections of the test's own."""
+    opened = open_database(load(database_url=database_url))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def tx(database: Database) -> Iterator[Transaction]:
+    """An open transaction, which is rolled back unless the test commits it."""
+    with database.transaction() as opened:
+        yield opened

@@ -1,0 +1,87 @@
+"""Real `pourtier serve` processes that share one database and one folder of keys."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pourtier_grpc.config import CONFIG_VARIABLE, Settings
+from pourtier_grpc.devtools.dev import is_ready
+from pourtier_grpc.devtools.ports import free_port
+from pourtier_grpc.devtools.process import ChildProcess
+from support.service import ORIGIN, OTHER_ORIGIN
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeProcess:
+    """One process of the service; `target` is its native listener."""
+
+    child: ChildProcess
+    target: str
+
+    def start(self) -> None:
+        """Returns when the process is ready; may be called again after an end."""
+        self.child.start(lambda: is_ready(self.target))
+
+
+def serve_process(
+    folder: Path, database_url: str, number: int = 0, **settings: Any
+) -> ServeProcess:
+    """A process that has not been started; stopping it is the caller's.
+
+    Processes of one folder share its keys; each needs a number of its own. `settings`
+    are named as those of the service.
+    """
+    port = free_port()
+    values = {
+        "database_url": database_url,
+        "pourtier_data_dir": folder,
+        "grpc_listen": f"127.0.0.1:{port}",
+        "grpc_unix_socket": folder / f"serve-{number}.sock",
+        "allowed_origins": f"{ORIGIN},{OTHER_ORIGIN}",
+        "log_level": "warning",
+        # No test waits for an edge to notice, but for the one that says so.
+        "drain_notice_seconds": 0,
+        **settings,
+    }
+    child = ChildProcess(
+        f"server {number}",
+        [sys.executable, "-m", "pourtier_grpc", "serve"],
+        log=folder / f"serve-{number}.log",
+        # Coverage finds its configuration and writes its data here.
+        cwd=Path.cwd(),
+        env={
+            **_environment(),
+            **{name.upper(): str(value) for name, value in values.items()},
+        },
+    )
+    return ServeProcess(child=child, target=f"127.0.0.1:{port}")
+
+
+@contextmanager
+def serving(
+    folder: Path, database_url: str, count: int = 1, **settings: Any
+) -> Iterator[list[ServeProcess]]:
+    """That many processes, started at once and ready; stopped afterwards."""
+    processes = [
+        serve_process(folder, database_url, number, **settings)
+        for number in range(count)
+    ]
+    with ExitStack() as stack:
+        for process in processes:
+            stack.callback(process.child.stop)
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(ServeProcess.start, processes))
+        yield processes
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment without any setting of the service."""
+    ours = {name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    return {name: value for name, value in os.environ.items() if name not in ours}

@@ -1,0 +1,269 @@
+"""A real gRPC server whose methods are synthetic: one of every kind of policy."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.message_factory import GetMessageClass
+from grpc_tools import protoc
+
+from pourtier_grpc.call import Call, methods_of
+from pourtier_grpc.caller import SignedInUser
+from pourtier_grpc.devtools.contract import ROOT, validate_descriptors
+from pourtier_grpc.errors import ErrorReason, PourtierError
+from pourtier_grpc.interceptors.chain import interceptors
+from pourtier_grpc.interceptors.overload import Overload
+from pourtier_grpc.pools import BoundedPool
+from pourtier_grpc.server import method_handlers
+from support.api import refused
+
+LIMIT_BYTES = 4096
+PATIENCE_SECONDS = 10.0
+
+SOURCE = """
+syntax = "proto3";
+package interceptors.v1;
+import "buf/validate/validate.proto";
+import "pourtier/v1/policy.proto";
+
+service ThingService {
+  rpc Public(Thing) returns (Thing) {
+    option (pourtier.v1.policy) = { allow { public {} } LIMITED };
+  }
+  rpc PublicWithBearer(Thing) returns (Thing) {
+    option (pourtier.v1.policy) = {
+      allow { public {} } LIMITED reads_bearer: true
+    };
+  }
+  rpc User(Thing) returns (Thing) {
+    option (pourtier.v1.policy) = { allow { user {} } LIMITED };
+  }
+  rpc Self(Thing) returns (Thing) {
+    option (pourtier.v1.policy) = {
+      allow { self { field: "owner_id" } } LIMITED
+    };
+  }
+  rpc Admin(Thing) returns (Thing) {
+    option (pourtier.v1.policy) = { allow { admin {} } LIMITED };
+  }
+  rpc SelfOrAdmin(Thing) returns (Thing) {
+    option (pourtier.v1.policy) = {
+      allow { self { field: "owner_id" } } allow { admin {} } LIMITED
+    };
+  }
+}
+
+// Each has one method, named after what is wrong with its policy.
+service NoPolicyService {
+  rpc Wrong(Thing) returns (Thing);
+}
+service NobodyService {
+  rpc Wrong(Thing) returns (Thing) {
+    option (pourtier.v1.policy) = { LIMITED };
+  }
+}
+service NoLimitService {
+  rpc Wrong(Thing) returns (Thing) {
+    option (pourtier.v1.policy) = { allow { public {} } };
+  }
+}
+service EverybodyAndOthersService {
+  rpc Wrong(Thing) returns (Thing) {
+    option (pourtier.v1.policy) = {
+      allow { user {} } allow { public {} } LIMITED
+    };
+  }
+}
+service NeedlessBearerService {
+  rpc Wrong(Thing) returns (Thing) {
+    option (pourtier.v1.policy) = {
+      allow { user {} } LIMITED reads_bearer: true
+    };
+  }
+}
+service NoSuchFieldService {
+  rpc Wrong(Thing) returns (Thing) {
+    option (pourtier.v1.policy) = {
+      allow { self { field: "user_id" } } LIMITED
+    };
+  }
+}
+service NoRuleYetService {
+  rpc Wrong(Thing) returns (Thing) {
+    option (pourtier.v1.policy) = {
+      allow { service { scope: "things.read" } } LIMITED
+    };
+  }
+}
+
+message Thing {
+  string owner_id = 1 [(buf.validate.field).string.max_len = 36];
+  Part part = 2;
+  repeated Part parts = 3;
+  repeated string tags = 4 [(buf.validate.field).repeated.items.string.max_len = 3];
+  map<string, Part> by_name = 5;
+  map<int32, string> by_number = 6 [
+    (buf.validate.field).map.values.string.max_len = 3,
+    (buf.validate.field).map.keys.int32.gt = 0
+  ];
+  oneof choice {
+    string first = 7;
+    string second = 8;
+  }
+}
+
+message Part {
+  string label = 1 [(buf.validate.field).string.max_len = 3];
+  Part inner = 2;
+}
+""".replace("LIMITED", "rate_limit: RATE_LIMIT_CLASS_USER")
+
+
+def _compile() -> Any:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "interceptors_test.proto").write_text(SOURCE)
+        (folder / "imports.binpb").write_bytes(validate_descriptors())
+        arguments = (
+            "protoc",
+            f"--descriptor_set_in={folder / 'imports.binpb'}",
+            f"--proto_path={folder}",
+            f"--proto_path={ROOT / 'protos'}",
+            f"--descriptor_set_out={folder / 'made.binpb'}",
+            "interceptors_test.proto",
+        )
+        assert protoc.main(arguments) == 0
+        made = (folder / "made.binpb").read_bytes()
+    (file,) = FileDescriptorSet.FromString(made).file
+    pool = descriptor_pool.Default()
+    pool.AddSerializedFile(file.SerializeToString())
+    return pool.FindFileByName(file.name)
+
+
+FILE = _compile()
+SERVICE = FILE.services_by_name["ThingService"]
+Thing: Any = GetMessageClass(FILE.message_types_by_name["Thing"])
+
+ANN = SignedInUser(user_id=UUID(int=1), session_id=UUID(int=11), roles=())
+BOB = SignedInUser(user_id=UUID(int=2), session_id=UUID(int=12), roles=("helper",))
+ROOT_USER = SignedInUser(
+    user_id=UUID(int=3), session_id=UUID(int=13), roles=("helper", "admin")
+)
+USERS = {"ann": ANN, "bob": BOB, "root": ROOT_USER}
+
+Behaviour = Callable[[Any, Call], Any]
+
+
+class Tokens:
+    """Access tokens that are the names of users."""
+
+    def authenticate(self, access_token: str) -> SignedInUser:
+        if access_token not in USERS:
+            raise PourtierError(ErrorReason.ERROR_REASON_TOKEN_INVALID, "unknown token")
+        return USERS[access_token]
+
+
+class Servicer:
+    """Every method does what the test says, by default give back what it got."""
+
+    def __init__(self) -> None:
+        self.behaviour: Behaviour = lambda request, _: request
+        self.calls: list[Call] = []
+
+    def __getattr__(self, name: str) -> Behaviour:
+        if name not in SERVICE.methods_by_name:
+            raise AttributeError(name)
+        return self._answer
+
+    def _answer(self, request: Any, call: Call) -> Any:
+        self.calls.append(call)
+        return self.behaviour(request, call)
+
+
+class Rig:
+    """A client of the server, and the servicer behind it."""
+
+    def __init__(self, target: str, servicer: Servicer) -> None:
+        self.target = target
+        self.servicer = servicer
+        self.channel = grpc.insecure_channel(target)
+
+    def call(
+        self,
+        name: str,
+        request: Any = None,
+        *metadata: tuple[str, str],
+        bearer: str = "",
+        timeout: float | None = PATIENCE_SECONDS,
+    ) -> Any:
+        """Calls a method; `request` may be bytes that are no message."""
+        method = self.channel.unary_unary(
+            f"/{SERVICE.full_name}/{name}",
+            request_serializer=lambda it: (
+                it if isinstance(it, bytes) else it.SerializeToString()
+            ),
+            response_deserializer=Thing.FromString,
+        )
+        if bearer:
+            metadata = (*metadata, ("authorization", f"Bearer {bearer}"))
+        try:
+            response, self.finished = method.with_call(
+                Thing() if request is None else request,
+                timeout=timeout,
+                metadata=metadata,
+            )
+        except grpc.RpcError as error:
+            raise refused(error) from None
+        return response
+
+    @property
+    def last(self) -> Call:
+        """The newest call that reached the servicer."""
+        return self.servicer.calls[-1]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The initial metadata of the newest call that succeeded."""
+        return dict(self.finished.initial_metadata())
+
+
+@contextmanager
+def running(
+    address: str = "127.0.0.1:0", *, pool: BoundedPool | None = None, **chain: Any
+) -> Iterator[Rig]:
+    """A server of the synthetic methods inside the whole chain."""
+    servicer = Servicer()
+    made = interceptors(
+        **{
+            "authenticator": Tokens(),
+            "call_timeout_seconds": PATIENCE_SECONDS,
+            "max_request_bytes": LIMIT_BYTES,
+            **chain,
+        }
+    )
+    calls = pool or BoundedPool(threads=4, queue_limit=64, name="calls")
+    refusing = ThreadPoolExecutor(1)
+    shedding = Overload(methods_of(SERVICE), pool=calls, refusing=refusing)
+    server = grpc.server(calls, interceptors=[shedding])
+    handlers = method_handlers(SERVICE, servicer, made, LIMIT_BYTES)
+    server.add_registered_method_handlers(SERVICE.full_name, handlers)
+    port = server.add_insecure_port(address)
+    server.start()
+    target = address if address.startswith("unix:") else address[:-1] + str(port)
+    rig = Rig(target, servicer)
+    try:
+        yield rig
+    finally:
+        rig.channel.close()
+        server.stop(None).wait()
+        calls.shutdown()
+        refusing.shutdown()
