@@ -36,6 +36,31 @@ class Reachable:
         return self.database and self.clock_in_step
 
 
+class Question:
+    """A question asked in a thread of its own: it may never be answered.
+
+    A database that hangs without closing its connections answers nothing, and no
+    statement timeout, which is its own, ends the wait.
+    """
+
+    def __init__(self, ask: Callable[[], bool]) -> None:
+        self._ask = ask
+        self._thread: threading.Thread | None = None
+        self._answer = False
+
+    def answer(self, patience: float) -> bool:
+        """The answer; False while there is none after so many seconds."""
+        if self._thread is None or not self._thread.is_alive():
+            self._answer = False
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        self._thread.join(patience)
+        return self._answer and not self._thread.is_alive()
+
+    def _run(self) -> None:
+        self._answer = self._ask()
+
+
 class Readiness:
     """Looks every second, and tells a listener when readiness changes.
 
@@ -51,6 +76,7 @@ class Readiness:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._clock_due = time.monotonic() + CLOCK_INTERVAL_SECONDS
+        self._question = Question(self._ask_database)
         self.now = Reachable(database=False, redis=False, clock_in_step=True)
 
     def start(self, listener: Callable[[bool], None]) -> None:
@@ -79,7 +105,7 @@ class Readiness:
 
     def _look(self, listener: Callable[[bool], None], *, first: bool) -> None:
         before = self.now
-        database = self._database_answers()
+        database = self._question.answer(PATIENCE_SECONDS)
         self.now = Reachable(
             database=database,
             redis=self._redis_answers(),
@@ -95,7 +121,7 @@ class Readiness:
                 clock_in_step=self.now.clock_in_step,
             )
 
-    def _database_answers(self) -> bool:
+    def _ask_database(self) -> bool:
         try:
             with deadline.within(PATIENCE_SECONDS):
                 if time.monotonic() >= self._clock_due:

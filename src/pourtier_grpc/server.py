@@ -146,7 +146,9 @@ class Front:
 
     def drain(self) -> threading.Event:
         """Refuses new calls; the event is set when those under way have ended."""
-        return self.grpc.stop(self._drain_seconds)
+        ended = self.grpc.stop(self._drain_seconds)
+        self.health.end_watches()
+        return ended
 
     def close(self) -> None:
         """Stops what still runs, and the threads."""

@@ -136,15 +136,28 @@ class TestHealth:
     def test_a_server_that_stops_says_so_to_those_who_watch(
         self, settings: Settings
     ) -> None:
-        server = Server(settings.model_copy(update={"drain_seconds": 0.5}))
+        server = Server(settings.model_copy(update={"drain_seconds": 30.0}))
         server.start()
         api = Api(f"127.0.0.1:{server.ports[0]}")
         request = health_pb2.HealthCheckRequest(service="readiness")
         watch = health_pb2_grpc.HealthStub(api.channel).Watch(request)
         assert next(watch).status == SERVING
+        start = time.monotonic()
         server.stop()
+        assert time.monotonic() - start < 10, "a stop waits for calls, not for watchers"
         assert next(watch).status == NOT_SERVING
+        with pytest.raises(StopIteration):
+            next(watch)
         api.close()
+
+    def test_a_service_that_is_none_is_unknown_to_those_who_watch(
+        self, shared: Service
+    ) -> None:
+        request = health_pb2.HealthCheckRequest(service="nonsense")
+        watch = health_pb2_grpc.HealthStub(shared.api.channel).Watch(request)
+        unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        assert next(watch).status == unknown
+        watch.cancel()
 
 
 def target_of(service: Service) -> str:

@@ -17,6 +17,7 @@ import grpc
 import psycopg
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from pourtier.v1.status_service_pb2 import GetStatusRequest
@@ -151,16 +152,24 @@ class TestSigterm:
     ) -> None:
         with serving(folder, database_url, drain_seconds=0.5) as (process,):
             api = Api(process.target)
-            watch = health_pb2_grpc.HealthStub(api.channel).Watch(
-                health_pb2.HealthCheckRequest()
-            )
-            assert next(watch).status == SERVING
+            told = threading.Event()
+            stub = reflection_pb2_grpc.ServerReflectionStub(api.channel)
+            stream = stub.ServerReflectionInfo(endless_requests(told))
+            assert next(stream).HasField("list_services_response")
             os.kill(process.child.pid, signal.SIGTERM)
-            assert next(watch).status == NOT_SERVING
             with pytest.raises(grpc.RpcError):
-                next(watch)
+                next(stream)
+            told.set()
             assert eventually(lambda: process.child.poll() == 0, within=5)
             api.close()
+
+
+def endless_requests(
+    told: threading.Event,
+) -> Iterator[reflection_pb2.ServerReflectionRequest]:
+    """One request, and then a stream that stays open until told otherwise."""
+    yield reflection_pb2.ServerReflectionRequest(list_services="")
+    told.wait(30)
 
 
 def update(api: Api, token: str) -> User:
@@ -254,6 +263,27 @@ class TestDatabase:
         assert all(each.retry is not None for each in found.refused)
         assert set(found.done) <= {row["address"] for row in all_wallets(own)}
         tell(f"connections ended five times: {dict(found.outcomes)}")
+
+
+    def test_a_database_that_hangs_is_noticed_and_its_return_too(
+        self, own: Service, own_postgres: EmbeddedPostgres
+    ) -> None:
+        service = health_pb2.HealthCheckRequest(service="readiness")
+        stub = health_pb2_grpc.HealthStub(own.api.channel)
+        ready = health_pb2.HealthCheckResponse.SERVING
+        assert stub.Check(service).status == ready
+        rows = own.sql.run(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'pourtier'"
+        )
+        frozen = [own_postgres.pid, *(row["pid"] for row in rows)]
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            assert eventually(lambda: stub.Check(service).status != ready)
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+        assert eventually(lambda: stub.Check(service).status == ready)
 
 
 def end_connections(own: Service) -> None:

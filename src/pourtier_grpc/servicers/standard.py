@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from pourtier_grpc.pools import in_pool
 
+LIVENESS = ""
 READINESS = "readiness"
 # What stands in the place of a request that is none.
 MALFORMED = object()
@@ -39,6 +40,26 @@ class HealthServicer(health.HealthServicer):
         serving = health_pb2.HealthCheckResponse.SERVING
         not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
         self.set(READINESS, serving if ready else not_serving)
+
+    def Watch(
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: grpc.ServicerContext,
+        send_response_callback: Callable[[Any], None] | None = None,
+    ) -> Any:
+        if request.service in {LIVENESS, READINESS} or send_response_callback is None:
+            return super().Watch(request, context, send_response_callback)
+        # The base would keep every name that anybody ever asks for.
+        unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        send_response_callback(health_pb2.HealthCheckResponse(status=unknown))
+        return None
+
+    def end_watches(self) -> None:
+        """Ends every open Watch: a stop would wait for them as for calls."""
+        with self._lock:  # type: ignore[attr-defined] # the stubs lack it
+            waiting = [*self._send_response_callbacks.values()]  # type: ignore[attr-defined] # as above
+            for callback in [callback for each in waiting for callback in each]:
+                callback(None)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The service, to be added to a server."""

@@ -98,6 +98,11 @@ class Database:
                 "options": f"-c statement_timeout={milliseconds} -c TimeZone=UTC"
                 " -c idle_in_transaction_session_timeout=60000",
                 "application_name": "pourtier",
+                # A peer that is gone without a word is noticed in about ten seconds.
+                "keepalives_idle": 4,
+                "keepalives_interval": 2,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 10_000,
             },
         )
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import exc, inspect
+from sqlalchemy import column, exc, inspect, table
 
 from pourtier_grpc.config import ConfigError, load
 from pourtier_grpc.devtools.dev import migrate_url
@@ -115,9 +115,7 @@ def test_a_server_refuses_a_database_that_is_not_migrated(database: Database) ->
 def test_a_server_works_on_the_database_of_a_newer_release(database: Database) -> None:
     migrations.migrate(database)
     with database.transaction() as tx:
-        tx.connection.exec_driver_sql(
-            f"UPDATE {VERSION_TABLE} SET version_num = '9999'"
-        )
+        tx.run(table(VERSION_TABLE, column("version_num")).update().values(["9999"]))
         tx.commit()
     require_migrated(database)
 
