@@ -56,6 +56,10 @@ service ThingService {
       allow { admin {} }
     };
   }
+  rpc PutOwner(PutOwnerRequest) returns (Thing) {
+    option (google.api.http) = { put: "/api/owners" body: "new_owner" };
+    option (pourtier.v1.policy) = { allow { admin {} } };
+  }
   rpc PurgeThings(Thing) returns (Thing) {
     option (google.api.http) = { post: "/api/things:purge" body: "*" };
     option (pourtier.v1.policy) = { allow { service { scope: "things.write" } } };
@@ -69,6 +73,11 @@ message Thing {
 }
 
 message Owner { string owner_id = 1; }
+
+message PutOwnerRequest {
+  Owner new_owner = 1;
+  string note_text = 2;
+}
 """
 
 
@@ -174,7 +183,7 @@ class Edge:
         self.settings = EdgeSettings(
             public=Address(port=free_port()),
             internal=Address(port=free_port()),
-            admin=Address(port=0),
+            admin=str(folder / "admin.sock"),
             sockets=tuple(map(str, sockets)),
             descriptor_set=str(descriptors),
             public_origins=(ORIGIN,),

@@ -74,7 +74,6 @@ class TestTrust:
     FORGED = (
         ("x-pourtier-client-address", "6.6.6.6"),
         ("x-pourtier-client-address", "6.6.6.7"),
-        ("x-pourtier-edge", "internal"),
         ("x-forwarded-for", "6.6.6.6"),
         ("x-real-ip", "6.6.6.6"),
         ("forwarded", "for=6.6.6.6"),
@@ -87,11 +86,9 @@ class TestTrust:
         edge.public.get("/api/users/me", headers=list(self.FORGED))
         call_grpc(edge.channel(edge.settings.public), ME, metadata=self.FORGED)
         call_grpc(edge.channel(edge.settings.internal), ME, metadata=self.FORGED)
-        for call, listener in zip(
-            service.calls, ("public", "public", "internal"), strict=True
-        ):
+        assert len(service.calls) == 3
+        for call in service.calls:
             assert call.values("x-pourtier-client-address") == ["127.0.0.1"]
-            assert call.values("x-pourtier-edge") == [listener]
             told = {key for key, value in call.metadata if "6.6.6" in str(value)}
             assert not told
 

@@ -42,7 +42,6 @@ FORGERIES = [
     ("true-client-ip", FORGED),
     ("cf-connecting-ip", FORGED),
     ("x-pourtier-client-address", FORGED),
-    ("x-pourtier-edge", "internal"),
 ]
 
 

@@ -38,9 +38,8 @@ LIBRARIES = (SOURCES, Path(psycopg.__file__).parents[1])
 AT_ONCE = Retry(NoBackoff(), 0)
 FAST: dict[str, str | int | bool] = {"fsync": False, "max_connections": 20}
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - what the test shows to be refused
 ENVOY_CONFIG = """
-admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
+admin: {address: ADMIN}
 static_resources:
   listeners:
   - address: {socket_address: {address: 127.0.0.1, port_value: PORT}}
@@ -64,6 +63,12 @@ static_resources:
               "@type": type.googleapis.com/envoy.extensions.filters.http.router\
 .v3.Router
 """
+
+
+def envoy_config(admin: Path, *, port: int = 0) -> str:
+    """A configuration with the admin interface at a Unix socket."""
+    address = f"{{pipe: {{path: {admin}, mode: 384}}}}"
+    return ENVOY_CONFIG.replace("ADMIN", address).replace("PORT", str(port))
 
 
 @contextlib.contextmanager
@@ -321,8 +326,7 @@ def test_a_pid_file_that_names_a_stranger_is_stale(place: Path, data: Path) -> N
 
 def test_redis_demands_its_password_and_keeps_its_data(state: State) -> None:
     with EmbeddedRedis(state) as server:
-        url = server.url
-        with redis.Redis.from_url(url) as client:
+        with redis.Redis.from_url(server.url) as client:
             client.set("kept", "yes")
         with (
             redis.Redis(port=server.port, retry=AT_ONCE) as stranger,
@@ -334,8 +338,35 @@ def test_redis_demands_its_password_and_keeps_its_data(state: State) -> None:
         command = Path(f"/proc/{server.pid}/cmdline").read_bytes()
         assert server.password.encode() not in command
     with EmbeddedRedis(state) as again, redis.Redis.from_url(again.url) as client:
-        assert again.url == url
+        assert again.port == server.port
         assert client.get("kept") == b"yes"
+
+
+def test_redis_tells_strangers_no_password_that_counts(state: State) -> None:
+    with EmbeddedRedis(state) as server:
+        port, earlier = server.port, server.password
+    heard = bytearray()
+
+    def listen() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = stranger.accept()
+                with connection:
+                    heard.extend(connection.recv(4096))
+
+    with socket.create_server(("127.0.0.1", port)) as stranger:
+        listener = threading.Thread(target=listen)
+        listener.start()
+        with EmbeddedRedis(state) as again, EmbeddedRedis(state) as attached:
+            assert again.port != port
+            assert attached.url == again.url
+            kept = again.folder / "password"
+            assert kept.read_text().strip() == again.password
+            assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+        stranger.shutdown(socket.SHUT_RDWR)
+        listener.join()
+    assert earlier.encode() in heard
+    assert again.password.encode() not in heard
 
 
 def test_redis_can_be_paused_and_crashed(state: State) -> None:
@@ -349,7 +380,7 @@ def test_redis_can_be_paused_and_crashed(state: State) -> None:
             assert client.ping()
         server.kill()
         server.start()
-        with redis.Redis.from_url(server.url) as client:
+        with redis.Redis.from_url(url) as client:
             assert client.ping()
         os.kill(server.pid, signal.SIGSTOP)
         began = time.monotonic()
@@ -383,11 +414,12 @@ def test_envoys_run_side_by_side(place: Path) -> None:
         folder = place / str(port)
         folder.mkdir()
         configuration = folder / "envoy.yaml"
-        configuration.write_text(ENVOY_CONFIG.replace("PORT", str(port)))
+        configuration.write_text(envoy_config(folder / "admin.sock", port=port))
         validate(configuration)
         servers.append(EmbeddedEnvoy(configuration, folder=folder))
     with servers[0], servers[1]:
-        assert servers[0].admin_address != servers[1].admin_address
+        for server in servers:
+            assert stat.S_IMODE(server.admin_socket.stat().st_mode) == 0o600
         for port in ports:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
             connection.request("GET", "/")
@@ -408,14 +440,37 @@ def test_a_broken_envoy_configuration_is_quoted(place: Path) -> None:
         EmbeddedEnvoy(broken, folder=place).start()
 
 
-def test_an_envoy_admin_that_others_reach_is_refused(place: Path) -> None:
+@pytest.mark.parametrize(
+    "address",
+    [
+        "{socket_address: {address: 127.0.0.1, port_value: 0}}",
+        "{pipe: {path: FOLDER/admin.sock, mode: 438}}",
+    ],
+)
+def test_an_envoy_admin_that_others_reach_is_refused(place: Path, address: str) -> None:
     configuration = place / "envoy.yaml"
-    text = ENVOY_CONFIG.replace("PORT", "0").replace("127.0.0.1", EVERYWHERE, 1)
+    address = address.replace("FOLDER", str(place))
+    text = ENVOY_CONFIG.replace("PORT", "0").replace("ADMIN", address)
     configuration.write_text(text)
     envoy = EmbeddedEnvoy(configuration, folder=place)
-    with pytest.raises(DevServerError, match=r"0\.0\.0\.0, which others can reach"):
+    with pytest.raises(DevServerError, match="others can reach; make it a Unix socket"):
         envoy.start()
     assert gone(envoy.pid)
+
+
+def test_an_envoy_admin_under_a_long_path_is_relative(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = place / ("x" * 100)
+    deep.mkdir()
+    configuration = deep / "envoy.yaml"
+    configuration.write_text(envoy_config(deep / "admin.sock"))
+    with pytest.raises(DevServerError, match="maximum UNIX domain socket path size"):
+        EmbeddedEnvoy(configuration, folder=deep).start()
+    monkeypatch.chdir(deep)
+    configuration.write_text(envoy_config(Path("admin.sock")))
+    with EmbeddedEnvoy(configuration, folder=deep):
+        assert (deep / "admin.sock").is_socket()
 
 
 def test_an_envoy_without_admin_is_explained(place: Path) -> None:
@@ -430,7 +485,7 @@ def test_an_envoy_without_admin_is_explained(place: Path) -> None:
 
 def test_a_killed_parent_leaves_no_children(place: Path, data: Path) -> None:
     configuration = place / "envoy.yaml"
-    configuration.write_text(ENVOY_CONFIG.replace("PORT", "0"))
+    configuration.write_text(envoy_config(place / "admin.sock"))
     parent = python(
         """
 import sys, time

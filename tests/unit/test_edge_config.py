@@ -21,6 +21,8 @@ from pourtier_grpc.devtools.edge_yaml import Note, Shared, plain
 from pourtier_grpc.devtools.edge_yaml import render as render_yaml
 
 METHODS = [method for one in contract_services() for method in one.methods]
+BUFFER = "envoy.filters.http.buffer"
+RBAC = "envoy.filters.http.rbac"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 
 
@@ -101,6 +103,7 @@ class TestRoutes:
         service = "/synthetic.v1.ThingService"
         assert set(routes(synthetic, "public")) == {
             f"{service}/GetThing",
+            f"{service}/PutOwner",
             f"{service}/PutThing",
         }
         assert f"{service}/PurgeThings" in routes(synthetic, "internal")
@@ -139,6 +142,50 @@ class TestRoutes:
         config = yaml.safe_load(edge.render(settings))
         assert manager(config, "public")["xff_num_trusted_hops"] == 2
         assert manager(config, "internal")["xff_num_trusted_hops"] == 0
+
+
+class TestFilters:
+    def test_headers_are_cleaned_first(self, config: dict[str, Any]) -> None:
+        names = [one["name"] for one in manager(config, "public")["http_filters"]]
+        assert names[0] == "envoy.filters.http.header_mutation"
+        assert manager(config, "internal")["http_filters"][0]["name"] == names[0]
+
+    def test_bodies_are_whole_before_and_after_the_transcoder(
+        self, config: dict[str, Any]
+    ) -> None:
+        names = [one["name"] for one in manager(config, "public")["http_filters"]]
+        at = names.index(TRANSCODER)
+        assert [name for name in names if name.startswith(BUFFER)] == [
+            names[at - 1],
+            names[at + 1],
+        ]
+        (host,) = manager(config, "internal")["route_config"]["virtual_hosts"]
+        (stream, *_) = [r for r in host["routes"] if "typed_per_filter_config" in r]
+        off = stream["typed_per_filter_config"]
+        assert set(off) == {names[at - 1], names[at + 1]}
+        assert all(one["disabled"] for one in off.values())
+
+    def test_no_query_reaches_into_a_body(self, synthetic: dict[str, Any]) -> None:
+        policies = http_filter(synthetic, RBAC)["rules"]["policies"]
+        verb, path = policies["query-into-body-of-PUT"]["permissions"][0]["and_rules"][
+            "rules"
+        ]
+        pattern = path["header"]["string_match"]["safe_regex"]["regex"]
+        assert verb["header"]["string_match"]["safe_regex"]["regex"] == "PUT"
+        for refused in ("newOwner", "new_owner=", "a&new_owner.owner_id=x"):
+            assert re.fullmatch(pattern, f"/api/owners?{refused}")
+        for taken in ("thing_id=new_owner", "a=new_owner.owner_id", "new_owners=1"):
+            assert not re.fullmatch(pattern, f"/api/owners?{taken}")
+
+    def test_a_query_parameter_called_like_a_body_is_refused(
+        self, tmp_path: Path
+    ) -> None:
+        lost = SYNTHETIC.replace(
+            'post: "/api/things:purge" body: "*"',
+            'put: "/api/things/{thing_id}/{owner.owner_id}" body: "note_text"',
+        )
+        with pytest.raises(edge.EdgeError, match=r"PutOwner: .* note_text has the"):
+            of(tmp_path, lost)
 
 
 class TestTranscoder:
@@ -220,13 +267,39 @@ class TestFile:
             one["endpoint"]["address"]["pipe"]["path"] for one in group["lb_endpoints"]
         ] == ["/a", "/b"]
 
+    def test_no_header_of_a_call_is_remembered_for_the_next(
+        self, config: dict[str, Any]
+    ) -> None:
+        (cluster,) = config["static_resources"]["clusters"]
+        (protocol,) = cluster["typed_extension_protocol_options"].values()
+        http2 = protocol["explicit_http_config"]["http2_protocol_options"]
+        assert http2["hpack_table_size"] == 0
+
     def test_it_listens_on_loopback_by_default(self, config: dict[str, Any]) -> None:
         addresses = [
             one["address"]["socket_address"]
-            for one in (config["admin"], *config["static_resources"]["listeners"])
+            for one in config["static_resources"]["listeners"]
         ]
-        assert [one["address"] for one in addresses] == ["127.0.0.1"] * 3
-        assert [one["port_value"] for one in addresses] == [9901, 9000, 9001]
+        assert [one["address"] for one in addresses] == ["127.0.0.1"] * 2
+        assert [one["port_value"] for one in addresses] == [9000, 9001]
+
+    def test_only_its_own_user_administers_it(self, config: dict[str, Any]) -> None:
+        pipe = config["admin"]["address"]["pipe"]
+        assert pipe == {"path": "/run/pourtier/envoy-admin.sock", "mode": 0o600}
+
+    def test_it_has_a_heap_limit(self) -> None:
+        settings = EdgeSettings(max_heap_bytes=5)
+        manager = yaml.safe_load(edge.render(settings))["overload_manager"]
+        heap = "envoy.resource_monitors.fixed_heap"
+        (monitor,) = [m for m in manager["resource_monitors"] if m["name"] == heap]
+        assert monitor["typed_config"]["max_heap_size_bytes"] == 5
+        thresholds = {
+            action["name"].rpartition(".")[2]: trigger["threshold"]["value"]
+            for action in manager["actions"]
+            for trigger in action["triggers"]
+            if trigger["name"] == heap
+        }
+        assert thresholds == {"shrink_heap": 0.9, "stop_accepting_requests": 0.95}
 
     def test_a_stale_file_is_noticed(
         self,
@@ -254,6 +327,13 @@ class TestSettings:
     def test_a_socket_is_needed(self) -> None:
         with pytest.raises(ValueError, match="socket"):
             EdgeSettings(sockets=())
+
+    def test_a_socket_with_a_long_path_is_refused(self) -> None:
+        EdgeSettings(admin="/" + "x" * 106)
+        with pytest.raises(ValueError, match="too long for a Unix socket"):
+            EdgeSettings(admin="/" + "x" * 107)
+        with pytest.raises(ValueError, match="too long for a Unix socket"):
+            EdgeSettings(sockets=("/" + "x" * 107,))
 
     def test_addresses(self) -> None:
         settings = EdgeSettings(public=Address(host="0.0.0.0", port=1))  # noqa: S104 - not opened

@@ -16,16 +16,19 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from .edge_contract import Contract, EdgeError, Method, read_contract
-from .edge_http import CLIENT_ADDRESS, LISTENER, HttpParts, Listener
-from .edge_routes import CLUSTER, Routes
-from .edge_settings import Address, EdgeSettings
-from .edge_yaml import Node, Note
-from .edge_yaml import render as render_yaml
+from pourtier_grpc.devtools.edge_contract import (
+    Contract,
+    EdgeError,
+    Method,
+    read_contract,
+)
+from pourtier_grpc.devtools.edge_http import HttpParts, Listener
+from pourtier_grpc.devtools.edge_routes import CLUSTER, Routes
+from pourtier_grpc.devtools.edge_settings import Address, EdgeSettings
+from pourtier_grpc.devtools.edge_yaml import Node, Note, typed
+from pourtier_grpc.devtools.edge_yaml import render as render_yaml
 
 __all__ = [
-    "CLIENT_ADDRESS",
-    "LISTENER",
     "Address",
     "Contract",
     "EdgeError",
@@ -39,7 +42,9 @@ __all__ = [
 ROOT = Path(__file__).parents[3]
 TARGET = ROOT / "envoy.yaml"
 
-_HEADER = """\
+HEAP = "envoy.resource_monitors.fixed_heap"
+
+HEADER = """\
 # Pourtier's edge: JSON, gRPC-Web and gRPC in, gRPC out.
 #
 # Generated from the contract (gen/pourtier/pourtier.binpb: its HTTP rules, policies and
@@ -67,8 +72,13 @@ def build(contract: Contract, settings: EdgeSettings) -> dict[str, Node]:
     )
     return {
         "node": {"id": "pourtier-edge", "cluster": CLUSTER},
-        "admin": {"address": _socket_address(settings.admin)},
-        "overload_manager": {"resource_monitors": [_connection_limit(settings)]},
+        "admin": {
+            "address": Note(
+                "It can stop and reconfigure this Envoy: mode 384 is 0600.",
+                {"pipe": {"path": settings.admin, "mode": 0o600}},
+            )
+        },
+        "overload_manager": _overload_manager(settings),
         "static_resources": {
             "listeners": [
                 Note(
@@ -87,7 +97,7 @@ def build(contract: Contract, settings: EdgeSettings) -> dict[str, Node]:
 
 def render(settings: EdgeSettings, contract: Contract | None = None) -> str:
     """The text of the configuration file, for the committed contract by default."""
-    return _HEADER + render_yaml(build(contract or committed_contract(), settings))
+    return HEADER + render_yaml(build(contract or committed_contract(), settings))
 
 
 def committed_contract() -> Contract:
@@ -142,10 +152,19 @@ def _cluster(settings: EdgeSettings) -> Node:
         ),
         "per_connection_buffer_limit_bytes": 32_768,
         "typed_extension_protocol_options": {
-            protocol: {
-                "@type": f"type.googleapis.com/{protocol}",
-                "explicit_http_config": {"http2_protocol_options": {}},
-            }
+            protocol: typed(
+                protocol,
+                explicit_http_config={
+                    "http2_protocol_options": {
+                        "hpack_table_size": Note(
+                            "No memory of headers. Where grpcio cannot read a value, it"
+                            " would from then on refuse that header in every call of"
+                            " the connection, which is everybody's.",
+                            0,
+                        )
+                    }
+                },
+            )
         },
         "health_checks": Note(
             "Liveness: an endpoint that says NOT_SERVING or nothing gets no calls, also"
@@ -193,14 +212,45 @@ def _endpoint(socket: str) -> Node:
     return {"endpoint": {"address": {"pipe": {"path": socket}}}}
 
 
+def _overload_manager(settings: EdgeSettings) -> Node:
+    return {
+        "refresh_interval": "0.25s",
+        "resource_monitors": [_connection_limit(settings), _heap_limit(settings)],
+        "actions": [
+            Note(
+                "Free memory goes back to the system; then new requests are refused.",
+                _heap_action("shrink_heap", 0.9),
+            ),
+            _heap_action("stop_accepting_requests", 0.95),
+        ],
+    }
+
+
+def _heap_limit(settings: EdgeSettings) -> Node:
+    return {
+        "name": HEAP,
+        "typed_config": typed(
+            "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+            max_heap_size_bytes=settings.max_heap_bytes,
+        ),
+    }
+
+
+def _heap_action(name: str, threshold: float) -> Node:
+    return {
+        "name": f"envoy.overload_actions.{name}",
+        "triggers": [{"name": HEAP, "threshold": {"value": threshold}}],
+    }
+
+
 def _connection_limit(settings: EdgeSettings) -> Node:
     return {
         "name": "envoy.resource_monitors.global_downstream_max_connections",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.resource_monitors"
-            ".downstream_connections.v3.DownstreamConnectionsConfig",
-            "max_active_downstream_connections": settings.max_connections,
-        },
+        "typed_config": typed(
+            "envoy.extensions.resource_monitors.downstream_connections.v3"
+            ".DownstreamConnectionsConfig",
+            max_active_downstream_connections=settings.max_connections,
+        ),
     }
 
 

@@ -20,10 +20,10 @@ from google.protobuf.message import DecodeError
 from pourtier.v1 import policy_pb2
 
 # Whoever these let in may come through the public listener; a SERVICE may not.
-_PUBLIC_ACCESS = frozenset({"public", "user", "self", "admin"})
+PUBLIC_ACCESS = frozenset({"public", "user", "self", "admin"})
 
 # A variable of a path template: `{user_id}`, `{user.id}`, `{name=users/*}`.
-_VARIABLE = re.compile(r"\{\s*([A-Za-z0-9_.]+)\s*(?:=[^}]*)?\}")
+VARIABLE = re.compile(r"\{\s*([A-Za-z0-9_.]+)\s*(?:=[^}]*)?\}")
 
 
 class EdgeError(Exception):
@@ -39,7 +39,8 @@ class Method:
     (`NO_SIDE_EFFECTS`), so that the edge may repeat it. `bindings` are its JSON calls
     (`GET /api/users/me`), `variables` the fields that their paths bind, `query` the
     fields that their query strings can set, all as the contract spells them, and
-    `query_verbs` the verbs of those whose body is not the whole request.
+    `query_verbs` the verbs of those whose body is not the whole request. `bodies` are
+    the verbs whose body is one field, with that field.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Method:
     variables: frozenset[str] = frozenset()
     query: frozenset[str] = frozenset()
     query_verbs: frozenset[str] = frozenset()
+    bodies: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def path(self) -> str:
@@ -105,6 +107,16 @@ class Contract:
         return tuple(sorted(self.verbs - taking))
 
     @property
+    def body_fields(self) -> dict[str, tuple[str, ...]]:
+        """By verb, the fields that bodies alone may set, in every spelling."""
+        bodies = sorted({body for method in self.methods for body in method.bodies})
+        spelled = {
+            verb: {s for one, name in bodies if one == verb for s in _spellings(name)}
+            for verb, _ in bodies
+        }
+        return {verb: tuple(sorted(names)) for verb, names in spelled.items()}
+
+    @property
     def path_variables(self) -> tuple[str, ...]:
         """Every path variable, in every spelling that a query string could use."""
         names = {name for method in self.methods for name in method.variables}
@@ -116,8 +128,9 @@ def read_contract(descriptors: bytes) -> Contract:
 
     Every service in it whose methods carry a policy belongs to the contract. Raises
     EdgeError where a method of such a service has no policy, and where a query
-    parameter would have the name of another method's path variable: Envoy's list of
-    ignored parameters knows no methods, so the parameter would silently do nothing.
+    parameter would have the name of another method's path variable or body: Envoy's
+    list of ignored parameters and the guard know no methods, so that the parameter
+    would silently do nothing, or be refused.
     """
     files = FileDescriptorSet()
     try:
@@ -151,10 +164,10 @@ def _method(
     allow = options.Extensions[policy_pb2.policy].allow
     rules = _rules(options)
     bindings = tuple(_binding(rule) for rule in rules)
-    variables = frozenset(_VARIABLE.findall(" ".join(bindings)))
+    variables = frozenset(VARIABLE.findall(" ".join(bindings)))
     return Method(
         name=name,
-        public=any(access.WhichOneof("who") in _PUBLIC_ACCESS for access in allow),
+        public=any(access.WhichOneof("who") in PUBLIC_ACCESS for access in allow),
         read=options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS,
         streams_in=method.client_streaming,
         streams_out=method.server_streaming,
@@ -163,6 +176,11 @@ def _method(
         query=_query(messages[method.input_type.removeprefix(".")], rules) - variables,
         query_verbs=frozenset(
             _binding(rule).partition(" ")[0] for rule in rules if rule.body != "*"
+        ),
+        bodies=frozenset(
+            (_binding(rule).partition(" ")[0], rule.body)
+            for rule in rules
+            if rule.body not in {"", "*"}
         ),
     )
 
@@ -204,6 +222,14 @@ def _refuse_lost_parameters(contract: Contract) -> None:
                     f"{method.name}: the query parameter {name} has the name of another"
                     " method's path variable, which Envoy ignores in every query; call"
                     " one of them otherwise"
+                )
+        for verb in sorted(method.query_verbs):
+            bodies = contract.body_fields.get(verb, ())
+            for name in sorted(method.query.intersection(bodies)):
+                raise EdgeError(
+                    f"{method.name}: the query parameter {name} has the name of another"
+                    f" method's body, which no query of {verb} may name; call one of"
+                    " them otherwise"
                 )
 
 

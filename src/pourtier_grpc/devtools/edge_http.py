@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from .edge_contract import Contract
-from .edge_replies import local_reply_config
-from .edge_settings import Address, EdgeSettings, seconds
-from .edge_yaml import Node, Note, Shared
-
-CLIENT_ADDRESS = "x-pourtier-client-address"
-LISTENER = "x-pourtier-edge"
+from pourtier_grpc.devtools.edge_contract import Contract
+from pourtier_grpc.devtools.edge_guard import cleaning, guard
+from pourtier_grpc.devtools.edge_replies import local_reply_config
+from pourtier_grpc.devtools.edge_settings import Address, EdgeSettings, seconds
+from pourtier_grpc.devtools.edge_yaml import Node, Note, Shared, typed
 
 CORS = "envoy.filters.http.cors"
 BUFFER = "envoy.filters.http.buffer"
+RECEIVED = f"{BUFFER}.received"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
+VERB = "pourtier.verb"
+PATH = "pourtier.path"
 
-_ALLOWED_HEADERS = (
+ALLOWED_HEADERS = (
     "authorization",
     "content-type",
     "idempotency-key",
@@ -31,7 +32,7 @@ _ALLOWED_HEADERS = (
     "traceparent",
     "tracestate",
 )
-_EXPOSED_HEADERS = (
+EXPOSED_HEADERS = (
     "x-request-id",
     "retry-after",
     "x-ratelimit-limit",
@@ -44,14 +45,7 @@ _EXPOSED_HEADERS = (
 )
 
 # Below this, compression costs more than the bytes it saves.
-_MIN_COMPRESSED = 1024
-
-# A letter, digit, `_` or `.` that is escaped in a parameter's name.
-_ESCAPED_NAME = (
-    r"[^?]*\?(?:[^&]*&)*[^=&]*"
-    r"%(?:2[Ee]|3[0-9]|4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9Aa]).*"
-)
-_ANY_QUERY = r"[^?]*\?.+"
+MIN_COMPRESSED = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +57,6 @@ class Listener:
     origins: tuple[str, ...]
     trusted_proxies: int = 0
     keeps_request_id: bool = False
-
-
-def typed(message: str, **fields: Node) -> dict[str, Node]:
-    """A `typed_config`: the type's name, then its fields."""
-    return {"@type": f"type.googleapis.com/{message}", **fields}
 
 
 class HttpParts:
@@ -146,29 +135,32 @@ class HttpParts:
             "compressed",
             {
                 "common_config": {
-                    "min_content_length": _MIN_COMPRESSED,
+                    "min_content_length": MIN_COMPRESSED,
                     "content_type_matcher": {"exact": "application/json"},
                 }
             },
         )
         return [
+            cleaning(),
+            _remember_request(),
             _http_filter(CORS, "cors.v3.Cors"),
             *(_compressor(name, compressed) for name in ("zstd", "brotli", "gzip")),
             _http_filter("envoy.filters.http.grpc_web", "grpc_web.v3.GrpcWeb"),
             Note(
-                "Queries that would reach fields which a query must not set.",
-                self._query_guard(),
+                "Queries that would reach fields which a query must not set, and gRPC"
+                " headers that the service could not read.",
+                guard(self._contract),
+            ),
+            Note(
+                "The limit of what arrives: the transcoder does not count what it"
+                " drops. Off on the routes of streams.",
+                self._buffer(RECEIVED),
             ),
             self._transcoder(),
             Note(
-                "A request goes on when it is complete: the service never waits for a"
-                " body, JSON or gRPC. Off on the routes of streams.",
-                _http_filter(
-                    BUFFER,
-                    "buffer.v3.Buffer",
-                    # gRPC's prefix comes on top of what the limit is for.
-                    max_request_bytes=self._settings.max_body_bytes + 5,
-                ),
+                "A request goes on when it is complete and can be read: the service"
+                " never waits for a body, JSON or gRPC. Off on the routes of streams.",
+                self._buffer(BUFFER),
             ),
             _http_filter(
                 "envoy.filters.http.router",
@@ -176,6 +168,11 @@ class HttpParts:
                 suppress_envoy_headers=True,
             ),
         ]
+
+    def _buffer(self, name: str) -> Node:
+        # gRPC's prefix comes on top of what the limit is for.
+        limit = self._settings.max_body_bytes + 5
+        return _http_filter(name, "buffer.v3.Buffer", max_request_bytes=limit)
 
     def _transcoder(self) -> Node:
         return _http_filter(
@@ -204,32 +201,6 @@ class HttpParts:
             ),
         )
 
-    def _query_guard(self) -> Node:
-        """Refuses escaped names, and queries of verbs whose body is the whole request.
-
-        The transcoder unescapes a parameter's name after it has compared it with those
-        it ignores, so that `user%5Fid` would set what `user_id` cannot. No encoder
-        escapes these characters (RFC 3986 section 2.3). And where the body is the whole
-        request, it would still take fields from the query: a refresh token, say, which
-        would then stand in the logs of whatever lies between.
-        """
-        refused: dict[str, Node] = {
-            "escaped-parameter-name": _policy({"header": _path(_ESCAPED_NAME)})
-        }
-        verbs = self._contract.verbs_without_query
-        if verbs:
-            verb: Node = {
-                "name": ":method",
-                "string_match": {"safe_regex": {"regex": "|".join(verbs)}},
-            }
-            rules: list[Node] = [{"header": verb}, {"header": _path(_ANY_QUERY)}]
-            refused["query-beside-body"] = _policy({"and_rules": {"rules": rules}})
-        return _http_filter(
-            "envoy.filters.http.rbac",
-            "rbac.v3.RBAC",
-            rules={"action": "DENY", "policies": refused},
-        )
-
     def cors_policy(self, listener: Listener) -> Node:
         """The CORS policy of a virtual host."""
         return typed(
@@ -237,19 +208,11 @@ class HttpParts:
             allow_origin_string_match=[{"exact": one} for one in listener.origins],
             # gRPC-Web posts, whatever the JSON paths do.
             allow_methods=", ".join(sorted(self._contract.verbs | {"POST"})),
-            allow_headers=", ".join(_ALLOWED_HEADERS),
-            expose_headers=", ".join(_EXPOSED_HEADERS),
+            allow_headers=", ".join(ALLOWED_HEADERS),
+            expose_headers=", ".join(EXPOSED_HEADERS),
             # Chrome keeps an answer to a preflight for two hours at most.
             max_age="7200",
         )
-
-
-def _policy(permission: Node) -> Node:
-    return {"permissions": [permission], "principals": [{"any": True}]}
-
-
-def _path(regex: str) -> Node:
-    return {"name": ":path", "string_match": {"safe_regex": {"regex": regex}}}
 
 
 def _request_id(listener: Listener) -> Node:
@@ -283,6 +246,27 @@ def _compressor(name: str, compressed: Node) -> Node:
     )
 
 
+def _remember_request() -> Node:
+    formats = {VERB: "%REQ(:METHOD)%", PATH: "%PATH(NQ:PATH)%"}
+    return Note(
+        "Verb and path for the log, before transcoding replaces them: the headers in"
+        " which it keeps them are a client's own where a request is refused before it"
+        " comes here.",
+        _http_filter(
+            "envoy.filters.http.set_filter_state",
+            "set_filter_state.v3.Config",
+            on_request_headers=[
+                {
+                    "object_key": key,
+                    "factory_key": "envoy.string",
+                    "format_string": {"text_format_source": {"inline_string": text}},
+                }
+                for key, text in formats.items()
+            ],
+        ),
+    )
+
+
 def _access_log() -> Node:
     return {
         "name": "envoy.access_loggers.stdout",
@@ -295,8 +279,8 @@ def _access_log() -> Node:
                         "time": "%START_TIME%",
                         "request_id": "%REQ(X-REQUEST-ID)%",
                         "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
-                        "verb": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
-                        "path": "%PATH(NQ:ORIG_OR_PATH)%",
+                        "verb": f"%FILTER_STATE({VERB}:PLAIN)%",
+                        "path": f"%FILTER_STATE({PATH}:PLAIN)%",
                         "rpc": "%PATH(NQ:PATH)%",
                         "protocol": "%PROTOCOL%",
                         "http": "%RESPONSE_CODE%",

@@ -1,7 +1,8 @@
 """The errors that Envoy answers by itself, in the form of the service's own.
 
 A JSON caller gets a `google.rpc.Status` with an `ErrorInfo`, as from the service. A
-gRPC caller gets code and message alone: any JSON would land in `grpc-message`.
+gRPC caller gets code and message alone, as headers over an empty body: Envoy would put
+a body into `grpc-message`, and for gRPC-Web replace the code by one of HTTP's status.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .edge_yaml import Node, Note, Shared
+from pourtier_grpc.devtools.edge_yaml import Node, Note, Shared
 
 DOMAIN = "pourtier.lumiere.trade"
 
 # The words of the filter that refused, for whoever debugs a client.
-_REFUSAL = "%LOCAL_REPLY_BODY%"
+REFUSAL = "%LOCAL_REPLY_BODY%"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +48,18 @@ def replies(max_body_bytes: int) -> tuple[Reply, ...]:
             code=3,
             reason="MALFORMED_REQUEST",
             message="the request is malformed",
-            says=f": {_REFUSAL}",
+            says=f": {REFUSAL}",
             metadata={"method": "%PATH(NQ:PATH)%"},
         ),
         Reply(
-            # From the filter that guards queries; people meet 403 as PERMISSION_DENIED.
+            # From the guard; people meet 403 as PERMISSION_DENIED.
             statuses=(403,),
             becomes=400,
             code=3,
             reason="MALFORMED_REQUEST",
-            message="the path takes no such query, or a parameter's name is escaped",
+            message="the path takes no such query, a parameter's name is escaped, or"
+            " gRPC's headers are not gRPC's",
+            says=": %RESPONSE_CODE_DETAILS%",
             metadata={"method": "%PATH(NQ:PATH)%"},
         ),
         Reply(
@@ -102,9 +105,9 @@ def replies(max_body_bytes: int) -> tuple[Reply, ...]:
 
 
 # Whatever else Envoy may answer is a defect of ours: its access log says which.
-_DEFECT = Reply(statuses=(), code=13, reason="INTERNAL", message="internal error")
+DEFECT = Reply(statuses=(), code=13, reason="INTERNAL", message="internal error")
 
-_NATIVE_GRPC: Node = {
+NATIVE_GRPC: Node = {
     "and_filter": {
         "filters": [
             {
@@ -127,26 +130,26 @@ _NATIVE_GRPC: Node = {
         ]
     }
 }
-_PLAIN_TEXT: Node = {"text_format_source": {"inline_string": _REFUSAL}}
+PLAIN_TEXT: Node = {"text_format_source": {"inline_string": REFUSAL}}
 
 
 def local_reply_config(max_body_bytes: int) -> Node:
     """The connection manager's `local_reply_config`."""
     kinds = replies(max_body_bytes)
-    caller = Shared("native_grpc", _NATIVE_GRPC)
-    text = Shared("plain_text", _PLAIN_TEXT)
-    native = [_native_mapper(reply, caller, text) for reply in (*kinds, _DEFECT)]
+    caller = Shared("native_grpc", NATIVE_GRPC)
+    text = Shared("plain_text", PLAIN_TEXT)
+    native = [_native_mapper(reply, caller, text) for reply in (*kinds, DEFECT)]
     json = [_json_mapper(reply) for reply in kinds]
     native[0] = Note(
-        "gRPC and gRPC-Web callers: code and plain message. Envoy's own table would"
-        " make INTERNAL of bad input. A JSON call looks like gRPC too once it is"
-        " transcoded, but has its original method.",
+        "gRPC and gRPC-Web callers: code and plain message, and no body. Envoy's own"
+        " tables would make INTERNAL or UNKNOWN of bad input. A JSON call looks like"
+        " gRPC too once it is transcoded, but has its original method.",
         native[0],
     )
     json[0] = Note("JSON callers: google.rpc.Status, as from the service.", json[0])
     return {
         "mappers": [*native, *json],
-        "body_format": {"json_format": _status(_DEFECT)},
+        "body_format": {"json_format": _status(DEFECT)},
     }
 
 
@@ -156,8 +159,12 @@ def _native_mapper(reply: Reply, caller: Node, text: Node) -> Node:
         "filter": {"and_filter": {"filters": [caller, *filters]}}
         if filters
         else caller,
-        "headers_to_add": [_header("grpc-status", reply.code)],
-        "body": {"inline_string": reply.message},
+        "status_code": 200,
+        "headers_to_add": [
+            _header("grpc-status", reply.code),
+            _header("grpc-message", reply.message),
+        ],
+        "body": {"inline_string": ""},
         "body_format_override": text,
     }
 
@@ -195,7 +202,7 @@ def _status_filter(status: int) -> Node:
     return {"status_code_filter": {"comparison": comparison}}
 
 
-def _header(name: str, value: int) -> Node:
+def _header(name: str, value: int | str) -> Node:
     return {
         "header": {"key": name, "value": str(value)},
         "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",

@@ -9,24 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .edge_contract import INFRASTRUCTURE, Contract, Method
-from .edge_http import (
-    BUFFER,
-    CLIENT_ADDRESS,
-    CORS,
-    LISTENER,
-    HttpParts,
-    Listener,
-    typed,
-)
-from .edge_settings import EdgeSettings, seconds
-from .edge_yaml import Node, Note, Shared
+from pourtier_grpc.devtools.edge_contract import INFRASTRUCTURE, Contract, Method
+from pourtier_grpc.devtools.edge_http import BUFFER, CORS, RECEIVED, HttpParts, Listener
+from pourtier_grpc.devtools.edge_settings import EdgeSettings, seconds
+from pourtier_grpc.devtools.edge_yaml import Node, Note, Shared, typed
+from pourtier_grpc.interceptors.entry import EDGE_CLIENT_ADDRESS
 
 CLUSTER = "pourtier"
 
 # Other names under which a client could tell who it is, or what a proxy added: the
-# service reads CLIENT_ADDRESS alone.
-_UNTRUSTED = (
+# service reads EDGE_CLIENT_ADDRESS alone.
+UNTRUSTED = (
     "forwarded",
     "true-client-ip",
     "x-client-ip",
@@ -52,12 +45,12 @@ class Routes:
     def public(self, listener: Listener) -> Node:
         """Everything that people may call, and no API key."""
         methods = [method for method in self._contract.methods if method.public]
-        return self._table(listener, methods, (*_UNTRUSTED, "x-api-key"))
+        return self._table(listener, methods, (*UNTRUSTED, "x-api-key"))
 
     def internal(self, listener: Listener) -> Node:
         """The whole contract, health and reflection."""
         methods = (*self._contract.methods, *INFRASTRUCTURE)
-        return self._table(listener, methods, _UNTRUSTED)
+        return self._table(listener, methods, UNTRUSTED)
 
     def _table(
         self, listener: Listener, methods: Iterable[Method], removed: Iterable[str]
@@ -71,12 +64,13 @@ class Routes:
         return {
             "name": listener.name,
             "request_headers_to_remove": Note(
-                "The service believes the two headers below and no other.",
+                "The service believes the header below and no other.",
                 sorted(removed),
             ),
             "request_headers_to_add": [
-                _set_header(CLIENT_ADDRESS, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
-                _set_header(LISTENER, listener.name),
+                _set_header(
+                    EDGE_CLIENT_ADDRESS, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"
+                )
             ],
             "response_headers_to_remove": ["grpc-accept-encoding"],
             "response_headers_to_add": [
@@ -165,7 +159,7 @@ def _stream_action() -> Node:
 
 def _unbuffered() -> Node:
     message = "envoy.extensions.filters.http.buffer.v3.BufferPerRoute"
-    return {BUFFER: typed(message, disabled=True)}
+    return {name: typed(message, disabled=True) for name in (RECEIVED, BUFFER)}
 
 
 def _nothing() -> Node:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import timedelta
+
+from pourtier_grpc.listening import MAX_SOCKET_PATH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,16 +23,18 @@ class EdgeSettings:
 
     `sockets` are the Unix sockets of the service's workers, each an endpoint of its
     own; only Envoy may reach them, since the service believes the client address that
-    arrives there. `trusted_proxies` is how many proxies stand in front of the public
-    listener and append to `x-forwarded-for`; one too many lets clients choose their
-    address. Origins are exact (`https://app.lumiere.trade`), and an empty list allows
-    none. `call_timeout` bounds a whole call, `receive_timeout` the arrival of its
-    request, `attempt_timeout` one attempt at a read.
+    arrives there. `admin` is the Unix socket of Envoy's own interface, which only its
+    user can open; its folder exists. `trusted_proxies` is how many proxies stand in
+    front of the public listener and append to `x-forwarded-for`; one too many lets
+    clients choose their address. Origins are exact (`https://app.lumiere.trade`), and
+    an empty list allows none. `call_timeout` bounds a whole call, `receive_timeout` the
+    arrival of its request, `attempt_timeout` one attempt at a read. Raises ValueError
+    where a socket is missing or its path too long, and for the origin `*`.
     """
 
     public: Address = Address(port=9000)
     internal: Address = Address(port=9001)
-    admin: Address = Address(port=9901)
+    admin: str = "/run/pourtier/envoy-admin.sock"
     sockets: tuple[str, ...] = ("/run/pourtier/grpc-0.sock",)
     descriptor_set: str = "/etc/pourtier/pourtier.binpb"
     public_origins: tuple[str, ...] = ("https://app.lumiere.trade",)
@@ -40,6 +45,7 @@ class EdgeSettings:
     max_header_kilobytes: int = 16
     max_headers: int = 64
     max_connections: int = 10_000
+    max_heap_bytes: int = 1024 * 1024 * 1024
     max_calls: int = 4_096
     call_timeout: timedelta = timedelta(seconds=30)
     receive_timeout: timedelta = timedelta(seconds=10)
@@ -48,6 +54,9 @@ class EdgeSettings:
     def __post_init__(self) -> None:
         if not self.sockets:
             raise ValueError("an edge needs at least one socket of the service")
+        for path in (self.admin, *self.sockets):
+            if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+                raise ValueError(f"{path} is too long for a Unix socket")
         if "*" in (*self.public_origins, *self.internal_origins):
             raise ValueError("an origin is exact; `*` would let any site call")
 

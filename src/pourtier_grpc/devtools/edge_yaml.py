@@ -17,10 +17,10 @@ from typing import Any, TypeAlias
 WIDTH = 88
 
 # Scalars that YAML reads as text without quotes, in flow style too.
-_PLAIN = re.compile(
+PLAIN = re.compile(
     r"(?:[A-Za-z_/][A-Za-z0-9_./-]*|\d+(?:\.\d+)?s|\d+\.\d+\.\d+\.\d+)\Z"
 )
-_NOT_TEXT = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+NOT_TEXT = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,11 @@ class Shared:
 Node: TypeAlias = (
     "Mapping[str, Node] | Sequence[Node] | str | int | float | bool | Note | Shared"
 )
+
+
+def typed(message: str, **fields: Node) -> dict[str, Node]:
+    """A `typed_config`: the type's name, then its fields."""
+    return {"@type": f"type.googleapis.com/{message}", **fields}
 
 
 def plain(node: Node) -> Any:
@@ -150,6 +155,6 @@ def _flow(node: Node) -> str | None:
 
 
 def _scalar(value: float | str) -> str:
-    if isinstance(value, str) and _PLAIN.match(value) and value not in _NOT_TEXT:
+    if isinstance(value, str) and PLAIN.match(value) and value not in NOT_TEXT:
         return value
     return json.dumps(value, ensure_ascii=False)

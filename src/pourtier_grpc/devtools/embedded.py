@@ -1,5 +1,7 @@
 """What embedded servers have in common: who runs one, who else uses it, attaching."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import time
@@ -8,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .ports import free_port, is_free, require_free
-from .process import ChildProcess, DevServerError
-from .state import State
+from pourtier_grpc.devtools.ports import free_port, is_free, require_free
+from pourtier_grpc.devtools.process import ChildProcess, DevServerError
+from pourtier_grpc.devtools.state import State
 
 
 class Lease:
@@ -28,7 +30,7 @@ class Lease:
         self._users: int | None = None
 
     def try_own(self) -> bool:
-        """Become the one process that may run the server; False if another is."""
+        """Makes this the one process that may run the server; False if another is."""
         self._owner = self._try_lock(self._owner_path, fcntl.LOCK_EX)
         if self._owner is None:
             return False
@@ -37,12 +39,12 @@ class Lease:
         return True
 
     def try_share(self) -> bool:
-        """Keep an owner that waits for others from stopping the server."""
+        """Keeps an owner that waits for others from stopping the server."""
         self._users = self._try_lock(self._users_path, fcntl.LOCK_SH)
         return self._users is not None
 
     def wait_for_others(self, timeout: float) -> None:
-        """As the owner: wait until nobody shares, at most that many seconds.
+        """As the owner: waits until nobody shares, at most that many seconds.
 
         From then on nobody attaches any more, until `release`.
         """
@@ -55,7 +57,7 @@ class Lease:
                 time.sleep(0.05)
 
     def release(self) -> None:
-        """Give up both locks."""
+        """Gives up both locks."""
         for held in (self._users, self._owner):
             if held is not None:
                 # Explicitly: a forked child may hold a copy of the descriptor.
@@ -136,11 +138,11 @@ class EmbeddedServer(ABC):
         return self._child is not None
 
     def start(self, *, attach: bool = True, timeout: float = 60.0) -> Self:
-        """Return when the server answers.
+        """Returns when the server answers.
 
         With `attach` False this object must be the one that runs it: it waits
         `timeout` seconds for another process to let go. Repeating is harmless; after
-        `kill` it starts the server again. Raises `DevServerError`.
+        `kill` it starts the server again. Raises DevServerError.
         """
         if self._child is not None:
             if not self._child.running:
@@ -160,7 +162,7 @@ class EmbeddedServer(ABC):
         return self
 
     def stop(self, *, wait_for_others: float = 0.0) -> None:
-        """End the server, if this object runs it; repeating is harmless.
+        """Ends the server, if this object runs it; repeating is harmless.
 
         A command that ran it only for itself gives processes attached meanwhile
         `wait_for_others` seconds to finish.
@@ -177,16 +179,16 @@ class EmbeddedServer(ABC):
             self._lease = None
 
     def kill(self) -> None:
-        """Crash the server; `start` runs it again, at the same port."""
+        """Crashes the server; `start` runs it again, at the same port."""
         self._owned_child().kill()
 
     def restart(self, *, timeout: float = 60.0) -> None:
-        """Stop and start again, at the same port; nobody else gets in between."""
+        """Stops and starts again, at the same port; nobody else gets in between."""
         self._owned_child().stop()
         self._run(timeout)
 
     def check(self) -> None:
-        """Raise `DevServerError` if the server that we run ended by itself."""
+        """Raises DevServerError if the server that we run ended by itself."""
         if self._child is not None:
             self._child.check()
 
@@ -203,7 +205,7 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def _launch(self, timeout: float) -> ChildProcess:
-        """Start the server on `self._port`; we own the lease."""
+        """Starts the server on `self._port`; we own the lease."""
 
     @abstractmethod
     def _find_running(self) -> int | None:
@@ -211,7 +213,7 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def _end_orphan(self) -> None:
-        """End a server that outlived its owner; we own the lease."""
+        """Ends a server that outlived its owner; we own the lease."""
 
     def _owned_child(self) -> ChildProcess:
         if self._child is None:

@@ -1,23 +1,32 @@
 """Envoy from a PyPI wheel, run with a configuration file of ours."""
 
+from __future__ import annotations
+
 import contextlib
 import http.client
-import ipaddress
+import os
+import socket
+import stat
 import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .process import ChildProcess, DevServerError, find_binary, server_environment
+from pourtier_grpc.devtools.process import (
+    ChildProcess,
+    DevServerError,
+    find_binary,
+    server_environment,
+)
 
-_ADMIN_TIMEOUT = 2.0
+ADMIN_TIMEOUT = 2.0
 # Clients' connections; the admin interface's own is counted elsewhere.
-_OPEN_CONNECTIONS = r"^http\.(public|internal)\.downstream_cx_active$"
+OPEN_CONNECTIONS = r"^http\.(public|internal)\.downstream_cx_active$"
 
 
 def find_envoy() -> Path:
-    """The Envoy program; `DevServerError` where there is none."""
+    """The Envoy program; DevServerError where there is none."""
     found = find_binary("envoy", "_bin/envoy", "envoy")
     if found is None:
         raise DevServerError(
@@ -28,7 +37,7 @@ def find_envoy() -> Path:
 
 
 def validate(configuration: Path, *, timeout: float = 30.0) -> None:
-    """Raise `DevServerError` with Envoy's own words if it would refuse that file.
+    """Raises DevServerError with Envoy's own words if it would refuse that file.
 
     The file's listeners are not opened.
     """
@@ -50,11 +59,26 @@ def validate(configuration: Path, *, timeout: float = 30.0) -> None:
         raise DevServerError(f"Envoy refuses {configuration}:\n{words}")
 
 
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Called by the first request."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(os.fspath(self._path))
+
+
 class EmbeddedEnvoy:
     """An Envoy of its own; any number run side by side.
 
-    The configuration must have an `admin` section with a loopback address (port 0 is
-    fine): readiness and draining go through it.
+    The configuration must have an `admin` section with a Unix socket that is closed to
+    others (`pipe`, with `mode: 384`): readiness and draining go through it. Relative
+    paths start in the working directory that we had when this was made.
     """
 
     name = "Envoy"
@@ -96,6 +120,8 @@ class EmbeddedEnvoy:
                 log_level,
             ],
             log=folder / "envoy.log",
+            # Where a socket's path would be too long, it starts here.
+            cwd=Path.cwd(),
         )
 
     @property
@@ -104,17 +130,17 @@ class EmbeddedEnvoy:
         return self._child.pid
 
     @property
-    def admin_address(self) -> tuple[str, int]:
-        """Host and port of the admin interface, once started."""
-        address = self._read_admin_address()
-        if address is None:
+    def admin_socket(self) -> Path:
+        """The Unix socket of the admin interface, once started."""
+        admin = self._read_admin_address()
+        if admin is None:
             raise DevServerError("Envoy has not been started")
-        return address
+        return Path(admin)
 
     def start(self, *, timeout: float = 30.0) -> Self:
-        """Return when the admin interface says ready; repeating is harmless.
+        """Returns when the admin interface says ready; repeating is harmless.
 
-        Raises `DevServerError` with the end of the log, or where the admin interface
+        Raises DevServerError with the end of the log, or where the admin interface
         could be reached from elsewhere, since it can stop and reconfigure Envoy.
         """
         if self._child.running:
@@ -131,7 +157,7 @@ class EmbeddedEnvoy:
         return self
 
     def stop(self) -> None:
-        """Drain, then end it; repeating is harmless."""
+        """Drains, then ends it; repeating is harmless."""
         if self._child.running:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 self._admin("POST", "/drain_listeners?graceful")
@@ -139,11 +165,11 @@ class EmbeddedEnvoy:
         self._child.stop()
 
     def kill(self) -> None:
-        """Crash it."""
+        """Crashes it."""
         self._child.kill()
 
     def check(self) -> None:
-        """Raise `DevServerError` if it ended by itself."""
+        """Raises DevServerError if it ended by itself."""
         self._child.check()
 
     def __enter__(self) -> Self:
@@ -157,21 +183,22 @@ class EmbeddedEnvoy:
     ) -> None:
         self.stop()
 
-    def _read_admin_address(self) -> tuple[str, int] | None:
+    def _read_admin_address(self) -> str | None:
+        """What Envoy listens on: a path, or host and port; None before it does."""
         try:
-            host, _, port = self._admin_file.read_text().strip().rpartition(":")
+            return self._admin_file.read_text().strip() or None
         except FileNotFoundError:
             return None
-        return (host.strip("[]"), int(port)) if port else None
 
     def _is_ready(self) -> bool:
         address = self._read_admin_address()
         if address is None:
             return False
-        if not ipaddress.ip_address(address[0]).is_loopback:
+        if not _is_private(address):
             raise DevServerError(
-                f"the admin address of {self._configuration} is {address[0]}, which"
-                " others can reach; make it 127.0.0.1"
+                f"the admin interface of {self._configuration} is at {address}, which"
+                " others can reach; make it a Unix socket: `admin: { address: { pipe:"
+                " { path: …, mode: 384 } } }`"
             )
         try:
             return self._admin("GET", "/ready")[0] == http.HTTPStatus.OK
@@ -179,8 +206,7 @@ class EmbeddedEnvoy:
             return False
 
     def _admin(self, method: str, path: str) -> tuple[int, str]:
-        host, port = self.admin_address
-        connection = http.client.HTTPConnection(host, port, timeout=_ADMIN_TIMEOUT)
+        connection = _UnixConnection(self.admin_socket, ADMIN_TIMEOUT)
         try:
             connection.request(method, path)
             answer = connection.getresponse()
@@ -191,7 +217,16 @@ class EmbeddedEnvoy:
     def _wait_for_connections(self) -> None:
         deadline = time.monotonic() + self._drain_seconds
         while time.monotonic() < deadline:
-            _, text = self._admin("GET", f"/stats?filter={_OPEN_CONNECTIONS}")
+            _, text = self._admin("GET", f"/stats?filter={OPEN_CONNECTIONS}")
             if all(line.endswith(": 0") for line in text.splitlines()):
                 return
             time.sleep(0.05)
+
+
+def _is_private(address: str) -> bool:
+    """Whether that is a Unix socket which only we, and root, may open."""
+    try:
+        mode = Path(address).stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISSOCK(mode) and not stat.S_IMODE(mode) & 0o077

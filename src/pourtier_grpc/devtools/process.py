@@ -1,5 +1,7 @@
 """Child processes that are waited for, watched, and never left behind."""
 
+from __future__ import annotations
+
 import contextlib
 import importlib.util
 import os
@@ -15,9 +17,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
-_LAUNCHER = Path(__file__).with_name("launcher.py")
-_LOG_LIMIT = 5_000_000
-_TAIL_LINES = 20
+LAUNCHER = Path(__file__).with_name("launcher.py")
+LOG_LIMIT = 5_000_000
+TAIL_LINES = 20
 
 
 class DevServerError(Exception):
@@ -151,9 +153,9 @@ class ChildProcess:
     def start(
         self, ready: Callable[[], bool] | None = None, timeout: float = 30.0
     ) -> None:
-        """Start it and return once `ready()` is true, or at once without a probe.
+        """Starts it and returns once `ready()` is true, or at once without a probe.
 
-        Raises `DevServerError` with the end of its log where it ends first, or is
+        Raises DevServerError with the end of its log where it ends first, or is
         not ready after `timeout` seconds; nothing is left running then.
         """
         if self.running:
@@ -169,7 +171,7 @@ class ChildProcess:
             raise
 
     def run(self, timeout: float) -> None:
-        """Start it and wait for its end; anything but status 0 is `DevServerError`."""
+        """Starts it and waits for its end; anything but status 0 is DevServerError."""
         self.start()
         try:
             process = self._process
@@ -188,13 +190,13 @@ class ChildProcess:
         return None if self._process is None else self._process.poll()
 
     def check(self) -> None:
-        """Raise `DevServerError` if it ended without having been asked to."""
+        """Raises DevServerError if it ended without having been asked to."""
         status = self.poll()
         if status is not None and not self._asked_to_end:
             raise DevServerError(f"{self.name} {_ended(status)}.{self._quoted_log()}")
 
     def stop(self) -> None:
-        """Ask it to end, insist, and return when it is gone. Repeating is harmless."""
+        """Asks it to end, insists, returns when it is gone. Repeating is harmless."""
         self._asked_to_end = True
         if self._process is None:
             return
@@ -210,7 +212,7 @@ class ChildProcess:
         self.kill()
 
     def kill(self) -> None:
-        """End it with SIGKILL, as a crash would, and wait until it is gone."""
+        """Ends it with SIGKILL, as a crash would, and waits until it is gone."""
         self._asked_to_end = True
         if self._process is None or not self.running:
             return
@@ -228,7 +230,7 @@ class ChildProcess:
                 text = log.read().decode(errors="replace")
         except OSError:
             return ""
-        return "\n".join(text.splitlines()[-_TAIL_LINES:])
+        return "\n".join(text.splitlines()[-TAIL_LINES:])
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         account = self._account
@@ -236,7 +238,7 @@ class ChildProcess:
             sys.executable,
             "-I",
             "-S",
-            str(_LAUNCHER),
+            str(LAUNCHER),
             str(int(self._stop_signals[0])),
             str(os.getpid()),
             str(account.uid if account else -1),
@@ -269,7 +271,7 @@ class ChildProcess:
             raise DevServerError(
                 f"cannot write the log of {self.name}: {error}"
             ) from error
-        if os.fstat(log).st_size > _LOG_LIMIT:
+        if os.fstat(log).st_size > LOG_LIMIT:
             os.ftruncate(log, 0)
         self._log_start = os.fstat(log).st_size
         if self._account:

@@ -6,6 +6,8 @@ checkout under a mode-700 /root) their data lives outside of the checkout. The m
 a folder that we did not make is never changed.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import os
@@ -17,10 +19,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .process import Account, DevServerError
+from pourtier_grpc.devtools.process import Account, DevServerError
 
 OUTSIDE = (Path("/var/lib/pourtier"), Path("/var/tmp/pourtier"))  # noqa: S108 - checked
-_ACCOUNT_FILE = "account"
+ACCOUNT_FILE = "account"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,7 @@ class State:
         return path
 
     def write(self, path: Path, text: str, *, for_server: bool = False) -> None:
-        """Replace a small file at once, mode 0600; `for_server` lets the account read.
+        """Replaces a small file at once, mode 0600; `for_server` lets the account read.
 
         A new file is renamed into place, so that no link planted there is followed.
         """
@@ -116,7 +118,7 @@ def open_state(data_dir: Path, *, outside: Iterable[Path] = OUTSIDE) -> State:
     """The state of a data directory; the directory is made where it is missing.
 
     `outside` are the folders tried in turn for data that cannot live inside. Raises
-    `DevServerError` where the directory is another user's, or where data made earlier
+    DevServerError where the directory is another user's, or where data made earlier
     can no longer be reached.
     """
     data_dir = Path(os.path.abspath(data_dir)).resolve()  # noqa: PTH100 - before resolve
@@ -229,13 +231,13 @@ def _state(place: Path, account: Account, *, inside: bool) -> State:
 
 def _record(state: State) -> State:
     if state.account is not None:
-        state.write(state.directory / _ACCOUNT_FILE, f"{state.account.uid}\n")
+        state.write(state.directory / ACCOUNT_FILE, f"{state.account.uid}\n")
     return state
 
 
 def _recorded_account(place: Path) -> Account | None:
     try:
-        text = (place / _ACCOUNT_FILE).read_text().strip()
+        text = (place / ACCOUNT_FILE).read_text().strip()
     except (FileNotFoundError, NotADirectoryError):
         return None
     return account_of(int(text)) if text.isdigit() else None
@@ -274,7 +276,7 @@ def _require_ours(folder: Path) -> None:
 
 
 def _make_directory(path: Path, mode: int) -> bool:
-    """Make it with exactly that mode; False, and no change, where it exists."""
+    """Makes it with exactly that mode; False, and no change, where it exists."""
     try:
         path.mkdir(mode)
     except FileExistsError:
