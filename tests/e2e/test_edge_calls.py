@@ -36,6 +36,8 @@ LOGIN = "/pourtier.v1.AuthService/Login"
 CALL_TIMEOUT = 1.5
 ATTEMPT_TIMEOUT = 0.3
 RECEIVE_TIMEOUT = 0.7
+# Longer than two looks of the edge at a worker's health.
+NOTICE_SECONDS = 2.5
 PREFLIGHT = {
     "access-control-request-method": "PATCH",
     "access-control-request-headers": "authorization,content-type",
@@ -218,6 +220,10 @@ class TestTime:
             with ThreadPoolExecutor(8) as pool:
                 callers = [pool.submit(caller, edge) for _ in range(8)]
                 time.sleep(0.4)
+                # As our server does: grpcio cancels, without a reason, what arrives
+                # while it begins to refuse.
+                workers[0].health.enter_graceful_shutdown()
+                time.sleep(NOTICE_SECONDS)
                 workers[0].stop(grace=5).wait()
                 time.sleep(0.4)
                 stop.set()
