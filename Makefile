@@ -38,7 +38,7 @@ proof: setup ## Run the long versions of the tests: thousands of rounds
 lint: setup ## Check format, lint, types, layers, and the contract
 	$(BIN)/ruff format --check src tests
 	$(BIN)/ruff check src tests
-	$(BIN)/mypy src
+	$(BIN)/mypy src tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pourtier_grpc.devtools.contract --check
 	$(BIN)/python -m pourtier_grpc.devtools.edge --check

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +63,7 @@ def _parents() -> dict[int, int]:
 class Dev:
     """One `pourtier dev`; ended with the block that started it, whatever happens."""
 
-    settings: dict[str, object]
+    settings: Mapping[str, object]
     cwd: Path = ROOT
     python: str = sys.executable
     user: int | None = None

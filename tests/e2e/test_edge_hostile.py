@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,15 @@ def edge(pair: tuple[Edge, Service]) -> Edge:
 def service(pair: tuple[Edge, Service]) -> Service:
     pair[1].forget()
     return pair[1]
+
+
+def after(release: threading.Event) -> Callable[..., None]:
+    """Gives the usual answer once it is released."""
+
+    def answer(*_: object) -> None:
+        release.wait(5)
+
+    return answer
 
 
 class TestHeaders:
@@ -327,7 +336,7 @@ class TestGrpcWeb:
         code: int,
     ) -> None:
         release = threading.Event()
-        service.answers["Login"] = lambda *_: release.wait(5) and None
+        service.answers["Login"] = after(release)
         frame = struct.pack(">BI", 0, size) + bytes(size)
         content = base64.b64encode(frame) if suffix else frame
         answer = web(edge, path, content, suffix=suffix, headers=headers)
@@ -344,7 +353,7 @@ class TestGrpcWeb:
     def test_overload(self, tmp_path: Path) -> None:
         with contract_edge(tmp_path, max_calls=1) as (edge, service):
             release = threading.Event()
-            service.answers["Login"] = lambda *_: release.wait(5) and None
+            service.answers["Login"] = after(release)
             with ThreadPoolExecutor(1) as pool:
                 first = pool.submit(web, edge, LOGIN)
                 edge.wait_until(

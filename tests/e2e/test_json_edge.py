@@ -275,4 +275,6 @@ def _open_call(channel: grpc.Channel, hung_up: threading.Event) -> Any:
         hung_up.wait(30)
         yield from ()
 
-    return channel.stream_unary("/pourtier.v1.AuthService/Login").future(nothing())
+    method: grpc.StreamUnaryMultiCallable[bytes, bytes]
+    method = channel.stream_unary("/pourtier.v1.AuthService/Login")
+    return method.future(nothing())

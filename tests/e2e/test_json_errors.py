@@ -223,7 +223,7 @@ def tampered(token: str) -> str:
 def forged(token: str) -> str:
     """The token's claims, signed by nobody (RFC 8725 section 2.1)."""
     claims = jwt.decode(token, options={"verify_signature": False})
-    return jwt.encode(claims, None, algorithm="none")
+    return jwt.encode(claims, "", algorithm="none")
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_an_access_token_expires(running: Stack) -> None:
     bearer = running.public.bearer()
     running.clock.move(minutes=30)
     for verb, path in (("GET", ME), ("POST", "/api/auth/logout")):
-        body = {} if verb == "POST" else None
+        body: dict[str, Any] | None = {} if verb == "POST" else None
         answer = running.public.call(verb, path, body, bearer=bearer)
         assert answer.status_code == 401
         refused(answer, "TOKEN_EXPIRED")

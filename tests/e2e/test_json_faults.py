@@ -96,7 +96,7 @@ def test_a_lock_that_is_not_had_in_time_is_a_conflict(
     with databases.fresh() as url:
         with psycopg.connect(url, autocommit=True) as connection:
             name = connection.info.dbname
-            connection.execute(f"ALTER DATABASE {name} SET lock_timeout = '100ms'")  # type: ignore[arg-type] # our own name
+            connection.execute(f"ALTER DATABASE {name} SET lock_timeout = '100ms'")
         with running(url, redis_url) as made:
             bearer = made.public.bearer()
             with locked_users(made):

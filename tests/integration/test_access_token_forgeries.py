@@ -123,6 +123,10 @@ def altered(part: int, change: Callable[[bytes], bytes]) -> Make:
     return case
 
 
+def lacking(claim: str) -> Make:
+    return lambda forger: forger.signed(without=(claim,))
+
+
 def another_session(forger: Forger) -> str:
     """Somebody else's session in a token of one's own name."""
     other = forger.service.registered()[1].tokens
@@ -190,7 +194,7 @@ CASES: dict[str, Make] = {
     "a critical extension": lambda f: f.headed(crit=["exp"], exp=1),
     "a detached payload": lambda f: f.headed(b64=False, crit=["b64"]),
     **{
-        f"no {name}": lambda f, name=name: f.signed(without=(name,))
+        f"no {name}": lacking(name)
         for name in ("exp", "iat", "iss", "aud", "sub", "sid", "jti")
     },
     "another issuer": lambda f: f.signed(iss="other"),

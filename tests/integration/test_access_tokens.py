@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import jwt
 import pytest
+from google.protobuf.message import Message
 from grpc import StatusCode
 
 from pourtier.v1 import auth_service_pb2 as pb
@@ -151,7 +153,7 @@ def test_a_suspension_takes_effect_at_once(
 ) -> None:
     registered = own.api.register(wallet)
     tokens, user_id = registered.tokens, registered.user.user_id
-    calls = {
+    calls: dict[str, Callable[[], Message]] = {
         "GetMe": lambda: me(own.api, tokens.access_token),
         "Login": lambda: own.api.login(wallet),
         "RefreshToken": lambda: own.api.refresh(tokens.refresh_token),

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -758,8 +759,8 @@ def test_a_kept_port_that_is_taken_is_replaced(state: State) -> None:
         assert second.port != port
 
 
-def shell(script: str, log: Path, **options: float) -> ChildProcess:
-    return ChildProcess("the server", ["/bin/sh", "-c", script], log=log, **options)  # type: ignore[arg-type]
+def shell(script: str, log: Path, **options: Any) -> ChildProcess:
+    return ChildProcess("the server", ["/bin/sh", "-c", script], log=log, **options)
 
 
 def test_a_failing_start_quotes_this_runs_log(place: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -37,7 +38,7 @@ ENVELOPE = {
 }
 
 
-def update(service: Service, bearer: str, **fields: str) -> User:
+def update(service: Service, bearer: str, **fields: Any) -> User:
     request = user_pb.UpdateMeRequest(user=User(**fields))
     return service.api.call(service.api.users.UpdateMe, request, bearer=bearer)
 

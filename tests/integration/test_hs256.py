@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jwt
 import pytest
@@ -77,7 +78,8 @@ def folder_key(service: Service) -> Ed25519PrivateKey:
     return key
 
 
-CASES: dict[str, Callable[[dict, dict, Service], str]] = {
+Part = dict[str, Any]
+CASES: dict[str, Callable[[Part, Part, Service], str]] = {
     "EdDSA under the shared key's id": lambda header, claims, eddsa: with_ed25519(
         header | {"alg": "EdDSA"}, claims, folder_key(eddsa)
     ),

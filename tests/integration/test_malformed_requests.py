@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -60,7 +61,9 @@ IDS = [f"{name} {'.'.join(path)}" for name, path in STRINGS]
 
 def send_raw(service: Service, name: str, data: bytes, bearer: str = "") -> bytes:
     """Sends bytes as they are to a method; the token to those alone that need one."""
-    call = service.api.channel.unary_unary(METHODS[name][0])
+    path, _ = METHODS[name]
+    call: grpc.UnaryUnaryMultiCallable[bytes, bytes]
+    call = service.api.channel.unary_unary(path)
     signed_in = name in {"GetMe", "UpdateMe"}
     return service.api.call(call, data, bearer=bearer if signed_in else "")
 
@@ -74,15 +77,14 @@ def padding(size: int) -> bytes:
 
 def request_with(service: Service, name: str, path: list[str], value: str) -> Message:
     """A good request of that method, but for one text."""
-    request = GetMessageClass(METHODS[name][1])()
+    good: dict[str, Any] = {}
     if name in {"VerifyWallet", "Register", "Login"}:
-        proof = service.api.proof(DevWallet.generate())
-        for field, good in proof.items():
-            setattr(request, field, good)
+        good.update(service.api.proof(DevWallet.generate()))
     if name == "Register":
-        request.wallet_type = "test"
+        good["wallet_type"] = "test"
     if name == "UpdateMe":
-        request.user.SetInParent()
+        good["user"] = User()
+    request = GetMessageClass(METHODS[name][1])(**good)
     *parents, last = path
     parent = request
     for each in parents:

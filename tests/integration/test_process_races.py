@@ -13,7 +13,7 @@ from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1.auth_service_pb2 import Tokens
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.store.keys import KeyUse
-from support.api import Api, refusal
+from support.api import Api, Proof, refusal
 from support.processes import serving
 from support.servers import Databases, state_folder
 from support.sql import Sql
@@ -139,9 +139,11 @@ def test_fifty_tabs_at_two_processes_get_the_same_successor(
     total = rounds(6, 300)
     for number in range(1, total + 1):
         old = tokens.refresh_token
-        outcomes: list[Tokens] = successes(
-            together(TABS, lambda n, old=old: pair.client(n).refresh(old))
-        )
+
+        def refresh(number: int, token: str = old) -> Tokens:
+            return pair.client(number).refresh(token)
+
+        outcomes = successes(together(TABS, refresh))
         assert len(outcomes) == TABS
         assert len({each.refresh_token for each in outcomes}) == 1
         assert len({each.access_token for each in outcomes}) == 1
@@ -165,7 +167,7 @@ def test_twenty_registrations_at_two_processes_make_one_account(
         wallet = DevWallet.generate()
         proofs = [pair.one.proof(wallet) for _ in range(20)]
 
-        def register(number: int, given: list = proofs) -> pb.RegisterResponse:
+        def register(number: int, given: list[Proof] = proofs) -> pb.RegisterResponse:
             request = pb.RegisterRequest(**given[number], wallet_type="test")
             client = pair.client(number)
             return client.call(client.auth.Register, request)

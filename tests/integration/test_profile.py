@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 from grpc import StatusCode
 
 from pourtier.v1 import user_service_pb2 as user_pb
@@ -25,6 +26,11 @@ def update(api: Api, bearer: str, mask: list[str] | None = None, **fields: Any) 
         update_mask=None if mask is None else FieldMask(paths=mask),
     )
     return api.call(api.users.UpdateMe, request, bearer=bearer)
+
+
+def clear(message: Message, *names: str) -> None:
+    for name in names:
+        message.ClearField(name)
 
 
 def profile(user: User) -> dict[str, str]:
@@ -91,9 +97,8 @@ def test_an_update_changes_what_it_names_and_nothing_else(
     assert changed.update_time.ToMicroseconds() == pytest.approx(
         shared.clock.now().timestamp() * 1_000_000, abs=1
     )
-    for name in (*ANN, "etag", "update_time"):
-        changed.ClearField(name)
-        ann.ClearField(name)
+    for each in (changed, ann):
+        clear(each, *ANN, "etag", "update_time")
     assert changed == ann
 
 
@@ -177,7 +182,7 @@ def test_a_current_etag_lets_an_update_pass(
 
 @pytest.mark.parametrize("fields", [{"locale": "fr"}, {"locale": "de"}, {}])
 def test_a_stale_etag_is_refused_with_the_present_one(
-    shared: Service, ann: User, token: str, fields: dict[str, str]
+    shared: Service, ann: User, token: str, fields: dict[str, Any]
 ) -> None:
     changed = update(shared.api, token, locale="de")
     before = shared.sql.everything()
@@ -239,8 +244,9 @@ def test_a_bad_value_is_refused_by_its_field(
     shared: Service, token: str, field: str, value: str
 ) -> None:
     before = shared.sql.everything()
+    fields: dict[str, Any] = {field: value}
     with refusal("INVALID_FIELD", StatusCode.INVALID_ARGUMENT) as caught:
-        update(shared.api, token, **{field: value})
+        update(shared.api, token, **fields)
     assert set(caught[0].violations) == {f"user.{field}"}
     assert caught[0].metadata == {"field": f"user.{field}"}
     # No error holds what a person wrote of themselves.

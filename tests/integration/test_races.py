@@ -11,7 +11,7 @@ from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier.v1.auth_service_pb2 import Tokens
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.devtools.wallet import DevWallet
-from support.api import Api
+from support.api import Api, Proof
 from support.proofs import send, signed, text_of
 from support.service import Service
 from support.threads import reasons, successes, tell, together
@@ -45,11 +45,11 @@ def test_fifty_tabs_refresh_at_once_and_get_the_same_tokens(
     total = rounds(8, 300)
     for number in range(1, total + 1):
         presented = tokens.refresh_token
-        outcomes: list[Tokens] = successes(
-            together(
-                THREADS, lambda n, old=presented: channels[n % CHANNELS].refresh(old)
-            )
-        )
+
+        def refresh(number: int, token: str = presented) -> Tokens:
+            return channels[number % CHANNELS].refresh(token)
+
+        outcomes = successes(together(THREADS, refresh))
         assert len(outcomes) == THREADS
         assert len({each.refresh_token for each in outcomes}) == 1
         assert len({each.access_token for each in outcomes}) == 1
@@ -133,7 +133,12 @@ def test_twenty_registrations_of_one_wallet_make_one_account(
         wallet = DevWallet.generate()
         proofs = [shared.api.proof(wallet) for _ in range(20)]
         before = shared.sql.counts()
-        outcomes = together(20, lambda n, p=proofs: send(shared, "Register", p[n]))
+
+        def register(number: int, given: list[Proof] = proofs) -> pb.RegisterResponse:
+            response: pb.RegisterResponse = send(shared, "Register", given[number])
+            return response
+
+        outcomes = together(20, register)
         (account,) = successes(outcomes)
         assert reasons(outcomes) == ["WALLET_ALREADY_REGISTERED"] * 19
         after = shared.sql.counts()
@@ -190,7 +195,11 @@ def test_logouts_and_refreshes_at_once_leave_no_session_alive(
         outcomes = together(8, work)
         assert set(reasons(outcomes)) <= {"SESSION_ENDED"}
         for tokens in filter(None, successes(outcomes)):
-            ended = together(1, lambda _, t=tokens: me(shared.api, t.access_token))
+
+            def read(_: int, token: str = tokens.access_token) -> User:
+                return me(shared.api, token)
+
+            ended = together(1, read)
             assert reasons(ended) == ["SESSION_ENDED"]
         types = shared.sql.event_types(registered.user.user_id)
         assert types.count("session.ended") == 1

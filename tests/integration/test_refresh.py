@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from grpc import StatusCode
@@ -28,7 +29,7 @@ def later(service: Service, seconds: float = WINDOW + 1) -> None:
     service.clock.move(seconds=seconds)
 
 
-def session(service: Service, tokens: Tokens) -> dict[str, object]:
+def session(service: Service, tokens: Tokens) -> dict[str, Any]:
     return service.sql.one(
         "SELECT * FROM sessions WHERE session_id = %s", tokens.session_id
     )

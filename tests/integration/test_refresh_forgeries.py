@@ -7,9 +7,11 @@ import hashlib
 import secrets
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc import StatusCode
 
 from pourtier_grpc.auth import refresh_tokens
@@ -35,7 +37,7 @@ def text(content: bytes) -> str:
     return PREFIX + base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
-def session_of(service: Service, token: str) -> dict[str, object]:
+def session_of(service: Service, token: str) -> dict[str, Any]:
     session_id = UUID(bytes=raw(token)[9:25])
     return service.sql.one("SELECT * FROM sessions WHERE session_id = %s", session_id)
 
@@ -134,7 +136,7 @@ def test_nonsense_is_no_token(shared: Service, nonsense: str) -> None:
     assert_refused(shared, nonsense)
 
 
-def guesses(row: dict[str, object], key_id: bytes) -> Iterator[bytes]:
+def guesses(row: dict[str, Any], key_id: bytes) -> Iterator[bytes]:
     """Secrets that somebody without the right one might try."""
     secret, session_id = bytes(row["secret"]), row["session_id"]
     yield from (b"", bytes(32), b"\xff" * 32, bytes(8), secret, secret[::-1])
@@ -197,7 +199,9 @@ def test_a_stolen_key_and_a_stolen_secret_of_another_session_forge_nothing(
 
 
 def test_no_row_holds_key_material_or_a_token(shared: Service, token: str) -> None:
-    access = shared.keyring.access.signing.private_bytes_raw()
+    signing = shared.keyring.access.signing
+    assert isinstance(signing, Ed25519PrivateKey)
+    access = signing.private_bytes_raw()
     everything = repr(shared.sql.everything())
     for secret in (access, shared.keyring.hmac.secret, raw(token)[HEAD.size :]):
         for written in (

@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1.status_service_pb2 import GetStatusRequest, GetStatusResponse
@@ -21,6 +21,7 @@ from pourtier_grpc.server import VERSION, Server
 from support.api import Api, refusal, refused
 from support.servers import redis
 from support.service import Service
+from support.stubs import health_stub, reflection_stub
 from support.waiting import eventually
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -39,9 +40,8 @@ def status_of(api: Api) -> GetStatusResponse:
 
 
 def check(api: Api, service: str = "") -> int:
-    stub = health_pb2_grpc.HealthStub(api.channel)
     request = health_pb2.HealthCheckRequest(service=service)
-    return stub.Check(request, timeout=5).status
+    return health_stub(api.channel).Check(request, timeout=5).status
 
 
 class TestStatus:
@@ -112,7 +112,7 @@ class TestHealth:
         channels = [grpc.insecure_channel(target_of(shared)) for _ in range(5)]
         request = health_pb2.HealthCheckRequest(service="readiness")
         watches = [
-            health_pb2_grpc.HealthStub(channel).Watch(request)
+            health_stub(channel).Watch(request)
             for channel in channels
             for _ in range(10)
         ]
@@ -140,7 +140,7 @@ class TestHealth:
         server.start()
         api = Api(f"127.0.0.1:{server.ports[0]}")
         request = health_pb2.HealthCheckRequest(service="readiness")
-        watch = health_pb2_grpc.HealthStub(api.channel).Watch(request)
+        watch = health_stub(api.channel).Watch(request)
         assert next(watch).status == SERVING
         start = time.monotonic()
         server.stop()
@@ -154,7 +154,7 @@ class TestHealth:
         self, shared: Service
     ) -> None:
         request = health_pb2.HealthCheckRequest(service="nonsense")
-        watch = health_pb2_grpc.HealthStub(shared.api.channel).Watch(request)
+        watch = health_stub(shared.api.channel).Watch(request)
         unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         assert next(watch).status == unknown
         watch.cancel()
@@ -168,14 +168,14 @@ class Reflection:
     """A reflection client, one question at a time."""
 
     def __init__(self, api: Api) -> None:
-        self._stub = reflection_pb2_grpc.ServerReflectionStub(api.channel)
+        self._stub = reflection_stub(api.channel)
 
-    def ask(self, **question: str) -> Any:
+    def ask(self, **question: Any) -> Any:
         request = reflection_pb2.ServerReflectionRequest(**question)
         (answer,) = self._stub.ServerReflectionInfo(iter([request]), timeout=5)
         return answer
 
-    def files(self, **question: str) -> list[FileDescriptorProto]:
+    def files(self, **question: Any) -> list[FileDescriptorProto]:
         answer = self.ask(**question)
         assert not answer.HasField("error_response"), answer
         found = answer.file_descriptor_response.file_descriptor_proto
@@ -300,7 +300,7 @@ class TestSizes:
     ) -> None:
         with pytest.raises(grpc.RpcError) as info:
             shared.api.status.GetStatus(
-                GetStatusRequest(), metadata=[("x-large", "x" * 64 * 1024)], timeout=20
+                GetStatusRequest(), metadata=(("x-large", "x" * 64 * 1024),), timeout=20
             )
         assert info.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         status_of(shared.api)

@@ -16,9 +16,8 @@ from pathlib import Path
 import grpc
 import psycopg
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from grpc_status import rpc_status
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from pourtier.v1.status_service_pb2 import GetStatusRequest
 from pourtier.v1.user_pb2 import User
@@ -26,11 +25,12 @@ from pourtier.v1.user_service_pb2 import GetMeRequest, UpdateMeRequest
 from pourtier_grpc.devtools.postgres import EmbeddedPostgres
 from pourtier_grpc.devtools.state import open_state
 from pourtier_grpc.devtools.wallet import DevWallet
-from support.api import Api, Refused
+from support.api import Api, Refused, status_of
 from support.processes import ServeProcess, serving
 from support.servers import Databases, state_folder
 from support.service import Service, running
 from support.sql import Sql
+from support.stubs import health_stub, reflection_stub
 from support.threads import tell
 from support.waiting import eventually
 
@@ -94,7 +94,7 @@ def load(target: str, work: Callable[[Api], str]) -> Iterator[Load]:
 def transport_error(error: AssertionError) -> grpc.RpcError:
     """The error that was not one of the service's."""
     cause = error.__context__
-    if not isinstance(cause, grpc.RpcError) or rpc_status.from_call(cause) is not None:
+    if not isinstance(cause, grpc.RpcError) or status_of(cause) is not None:
         raise error
     return cause
 
@@ -153,7 +153,7 @@ class TestSigterm:
         with serving(folder, database_url, drain_seconds=0.5) as (process,):
             api = Api(process.target)
             told = threading.Event()
-            stub = reflection_pb2_grpc.ServerReflectionStub(api.channel)
+            stub = reflection_stub(api.channel)
             stream = stub.ServerReflectionInfo(endless_requests(told))
             assert next(stream).HasField("list_services_response")
             os.kill(process.child.pid, signal.SIGTERM)
@@ -213,7 +213,7 @@ class TestDatabase:
     ) -> None:
         target = f"127.0.0.1:{own.server.ports[0]}"
         readiness: list[int] = []
-        watch = health_pb2_grpc.HealthStub(own.api.channel).Watch(
+        watch = health_stub(own.api.channel).Watch(
             health_pb2.HealthCheckRequest(service="readiness")
         )
         watching = in_thread(lambda: note(watch, readiness))
@@ -253,7 +253,7 @@ class TestDatabase:
         target = f"127.0.0.1:{own.server.ports[0]}"
         with load(target, self.calling(own)) as found:
             for round_ in range(1, 6):
-                assert eventually(lambda: len(found.done) > 10 * round_)  # noqa: B023
+                assert eventually(lambda: len(found.done) > 10 * round_)  # noqa: B023 - asked at once
                 end_connections(own)
             before, ended = len(found.done), len(found.refused)
             assert eventually(lambda: len(found.done) > before + 20)
@@ -264,12 +264,11 @@ class TestDatabase:
         assert set(found.done) <= {row["address"] for row in all_wallets(own)}
         tell(f"connections ended five times: {dict(found.outcomes)}")
 
-
     def test_a_database_that_hangs_is_noticed_and_its_return_too(
         self, own: Service, own_postgres: EmbeddedPostgres
     ) -> None:
         service = health_pb2.HealthCheckRequest(service="readiness")
-        stub = health_pb2_grpc.HealthStub(own.api.channel)
+        stub = health_stub(own.api.channel)
         ready = health_pb2.HealthCheckResponse.SERVING
         assert stub.Check(service).status == ready
         rows = own.sql.run(
@@ -301,7 +300,7 @@ def all_wallets(own: Service) -> list[dict[str, str]]:
 
 
 def liveness(api: Api) -> int:
-    stub = health_pb2_grpc.HealthStub(api.channel)
+    stub = health_stub(api.channel)
     return stub.Check(health_pb2.HealthCheckRequest(), timeout=2).status
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 
+import grpc
 import pytest
 from grpc import StatusCode
 
@@ -155,7 +157,7 @@ def test_signatures_are_read_in_every_encoding_over_text_and_bytes(
     wallet: DevWallet,
     form: str,
     encoding: int,
-    write: object,
+    write: Callable[[bytes], str | bytes | None],
     rpc: str,
 ) -> None:
     if rpc == "Login":
@@ -176,6 +178,7 @@ def test_of_two_signed_texts_on_the_wire_the_last_one_counts(
     # A oneof cannot hold both, but bytes on the wire can (protobuf, "Oneof").
     proof = pb.VerifyWalletRequest(**shared.api.proof(wallet)).SerializeToString()
     rest = pb.VerifyWalletRequest(signed_message=b"nonsense").SerializeToString()
+    call: grpc.UnaryUnaryMultiCallable[bytes, bytes]
     call = shared.api.channel.unary_unary("/pourtier.v1.AuthService/VerifyWallet")
     assert shared.api.call(call, rest + proof)
     with refusal("MALFORMED_MESSAGE", StatusCode.INVALID_ARGUMENT):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypedDict, TypeVar, cast
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
@@ -19,6 +20,18 @@ from pourtier.v1.user_service_pb2_grpc import UserServiceStub
 from pourtier_grpc.devtools.wallet import DevWallet
 
 TIMEOUT = 20.0
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Detail = TypeVar("Detail", bound=Message)
+
+
+class Proof(TypedDict):
+    """The fields of a proof, which Register, Login and VerifyWallet have in common."""
+
+    wallet_address: str
+    message: str
+    signature: str
 
 
 class Refused(Exception):  # noqa: N818 - reads as what happened
@@ -62,8 +75,12 @@ class Api:
         self.channel.close()
 
     def call(
-        self, method: Any, request: Any, *metadata: tuple[str, str], bearer: str = ""
-    ) -> Any:
+        self,
+        method: grpc.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        *metadata: tuple[str, str],
+        bearer: str = "",
+    ) -> Response:
         """Calls a stub's method; `bearer` goes into the metadata."""
         credentials = (("authorization", f"Bearer {bearer}"),) if bearer else ()
         try:
@@ -75,7 +92,7 @@ class Api:
         request = pb.CreateChallengeRequest(wallet_address=wallet.address, **fields)
         return self.call(self.auth.CreateChallenge, request)
 
-    def proof(self, wallet: DevWallet, message: str | None = None) -> dict[str, str]:
+    def proof(self, wallet: DevWallet, message: str | None = None) -> Proof:
         """The fields of a proof by that wallet, over a fresh challenge by default."""
         if message is None:
             message = self.challenge(wallet).message
@@ -86,9 +103,8 @@ class Api:
         }
 
     def register(self, wallet: DevWallet, **fields: str) -> pb.RegisterResponse:
-        request = pb.RegisterRequest(
-            **self.proof(wallet), **{"wallet_type": "test", **fields}
-        )
+        values: dict[str, Any] = {"wallet_type": "test", **fields}
+        request = pb.RegisterRequest(**self.proof(wallet), **values)
         return self.call(self.auth.Register, request)
 
     def login(self, wallet: DevWallet) -> pb.LoginResponse:
@@ -101,9 +117,15 @@ class Api:
 
 def refused(error: grpc.RpcError) -> Refused:
     """An error with its details. Fails where it has none."""
-    status = rpc_status.from_call(error)
+    status = status_of(error)
     assert status is not None, f"an error without details: {error}"
-    return Refused(error, status)
+    return Refused(_call_of(error), status)
+
+
+def status_of(error: grpc.RpcError) -> Status | None:
+    """What the service says of an error; None of one that the transport made."""
+    status: Status | None = rpc_status.from_call(_call_of(error))
+    return status
 
 
 @contextmanager
@@ -120,7 +142,12 @@ def refusal(
         assert info.value.code is code
 
 
-def _details(status: Status, kind: Any) -> Iterator[Any]:
+def _call_of(error: grpc.RpcError) -> grpc.Call:
+    # What a stub raises is also its call, which the types of grpc do not say.
+    return cast("grpc.Call", error)
+
+
+def _details(status: Status, kind: type[Detail]) -> Iterator[Detail]:
     for packed in status.details:
         detail = kind()
         if packed.Unpack(detail):

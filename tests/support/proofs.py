@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -67,7 +68,7 @@ def signed(text: str, wallet: DevWallet, **fields: Any) -> dict[str, Any]:
     }
 
 
-def send(service: Service, rpc: str, proof: dict[str, Any], **fields: Any) -> Any:
+def send(service: Service, rpc: str, proof: Mapping[str, Any], **fields: Any) -> Any:
     """Presents a proof to one of the RPCs that take one."""
     if rpc == "Register":
         fields = {"wallet_type": "test", **fields}

@@ -174,7 +174,7 @@ def _run(*command: str) -> None:
     done = subprocess.run(  # noqa: S603 - a fixed command of our own
         [program, *command[1:]],
         cwd=ROOT,
-        env={"PATH": f"{path}:/usr/bin:/bin", "HOME": str(ROOT)},
+        env={"PATH": f"{path}:/usr/bin:/bin", "HOME": tempfile.gettempdir()},
         capture_output=True,
         text=True,
         check=False,

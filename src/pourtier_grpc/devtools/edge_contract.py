@@ -191,9 +191,9 @@ def _has_policy(options: MethodOptions) -> bool:
 
 def _rules(options: MethodOptions) -> tuple[HttpRule, ...]:
     # The stubs of google.api do not say what their extensions extend.
-    if not options.HasExtension(annotations_pb2.http):  # type: ignore[arg-type]
+    if not options.HasExtension(annotations_pb2.http):  # type: ignore[arg-type] # as above
         return ()
-    rule: HttpRule = options.Extensions[annotations_pb2.http]  # type: ignore[index]
+    rule: HttpRule = options.Extensions[annotations_pb2.http]  # type: ignore[index] # as above
     return (rule, *rule.additional_bindings)
 
 

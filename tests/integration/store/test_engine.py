@@ -12,13 +12,13 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
-from sqlalchemy import exc, insert, text, update
+from sqlalchemy import QueuePool, exc, insert, text, update
 
 from integration.store.rows import NOW, known, make_user
 from pourtier_grpc import deadline
 from pourtier_grpc.config import load
 from pourtier_grpc.errors import PourtierError
-from pourtier_grpc.store.engine import Database, Transaction
+from pourtier_grpc.store.engine import Database, Reader, Transaction
 from pourtier_grpc.store.tables import signing_keys, users
 from pourtier_grpc.wiring import open_database
 
@@ -42,7 +42,7 @@ def refused(reason: str, *, retry: bool = True) -> Iterator[None]:
 
 def works(database: Database) -> bool:
     with database.read() as read:
-        return read.run(text("SELECT 1")).scalar_one() == 1
+        return bool(read.run(text("SELECT 1")).scalar_one() == 1)
 
 
 class TestTransactions:
@@ -286,7 +286,9 @@ class TestWaits:
     ) -> None:
         with refused("DEADLINE_EXCEEDED", retry=False), deadline.within(0):
             works(database)
-        assert database.engine.pool.checkedin() == 0
+        pool = database.engine.pool
+        assert isinstance(pool, QueuePool)
+        assert pool.checkedin() == 0
 
     def test_a_cancelled_statement_is_unavailable(
         self, database: Database, database_url: str
@@ -356,7 +358,7 @@ def terminate_all(url: str) -> None:
         )
 
 
-def timeout_of(tx: Transaction) -> int:
+def timeout_of(tx: Reader) -> int:
     """The statement timeout in force, in milliseconds."""
     query = "SELECT setting::int FROM pg_settings WHERE name = 'statement_timeout'"
     value: int = tx.run(text(query)).scalar_one()

@@ -335,7 +335,8 @@ def neighbours(proof: Proof, mask: int) -> Iterator[Proof]:
         text: str = getattr(proof, name)
         for at, letter in enumerate(text):
             changed_text = text[:at] + chr(ord(letter) ^ mask) + text[at + 1 :]
-            yield replace(proof, **{name: changed_text})  # type: ignore[arg-type]
+            change: dict[str, Any] = {name: changed_text}
+            yield replace(proof, **change)
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x20, 0x80])

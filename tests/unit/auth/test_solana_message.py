@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import base58
 import pytest
@@ -337,10 +338,10 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         {"issued_at": MessageTime(text="2026-11-20T12:00:01Z", moment=NOON)},
     ],
 )
-def test_what_no_text_stands_for_is_not_written(change: dict[str, object]) -> None:
-    fields: dict[str, object] = {"domain": "app.lumiere.trade", "address": ADDRESS}
+def test_what_no_text_stands_for_is_not_written(change: dict[str, Any]) -> None:
+    fields: dict[str, Any] = {"domain": "app.lumiere.trade", "address": ADDRESS}
     with pytest.raises(ValueError, match="not a sign-in message of solana"):
-        SOLANA.write(SignInMessage(**(fields | change)))  # type: ignore[arg-type]
+        SOLANA.write(SignInMessage(**(fields | change)))
 
 
 @given(st.binary(min_size=32, max_size=32))

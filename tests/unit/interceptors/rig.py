@@ -13,8 +13,9 @@ from uuid import UUID
 import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from grpc_tools import protoc
+from grpc_tools import protoc  # type: ignore[import-untyped] # it has no stubs
 
 from pourtier_grpc.call import Call, methods_of
 from pourtier_grpc.caller import SignedInUser
@@ -189,6 +190,10 @@ class Servicer:
         return self.behaviour(request, call)
 
 
+def _written(request: Message | bytes) -> bytes:
+    return request if isinstance(request, bytes) else request.SerializeToString()
+
+
 class Rig:
     """A client of the server, and the servicer behind it."""
 
@@ -201,16 +206,14 @@ class Rig:
         self,
         name: str,
         request: Any = None,
-        *metadata: tuple[str, str],
+        *metadata: tuple[str, str | bytes],
         bearer: str = "",
         timeout: float | None = PATIENCE_SECONDS,
     ) -> Any:
         """Calls a method; `request` may be bytes that are no message."""
         method = self.channel.unary_unary(
             f"/{SERVICE.full_name}/{name}",
-            request_serializer=lambda it: (
-                it if isinstance(it, bytes) else it.SerializeToString()
-            ),
+            request_serializer=_written,
             response_deserializer=Thing.FromString,
         )
         if bearer:
@@ -231,7 +234,7 @@ class Rig:
         return self.servicer.calls[-1]
 
     @property
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> dict[str, str | bytes]:
         """The initial metadata of the newest call that succeeded."""
         return dict(self.finished.initial_metadata())
 

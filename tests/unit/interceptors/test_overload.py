@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -60,6 +60,12 @@ def full(rig: Rig, pool: BoundedPool) -> Iterator[Callable[[], list[str]]]:
         release.set()
 
 
+def error_of(call: grpc.Future[bytes]) -> grpc.RpcError:
+    error = call.exception(5)
+    assert isinstance(error, grpc.RpcError)
+    return error
+
+
 def outcome(rig: Rig) -> str:
     try:
         rig.call("Public")
@@ -93,14 +99,14 @@ def test_calls_whose_request_never_comes_are_refused_like_any_other(
     rig: Rig, full: Callable[[], list[str]]
 ) -> None:
     never = threading.Event()
-    path = f"/{SERVICE.full_name}/Public"
-    silent: list[Future[Any]] = [
-        rig.channel.stream_unary(path).future(
-            (b"" for _ in iter(never.wait, True)), timeout=5
-        )
+    method: grpc.StreamUnaryMultiCallable[bytes, bytes] = rig.channel.stream_unary(
+        f"/{SERVICE.full_name}/Public"
+    )
+    silent = [
+        method.future((b"" for _ in iter(never.wait, True)), timeout=5)
         for _ in range(20)
     ]
-    reasons = {refused(call.exception(5)).reason for call in silent}
+    reasons = {refused(error_of(call)).reason for call in silent}
     never.set()
     assert reasons == {"OVERLOADED"}
     full()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import grpc
 import pytest
 from structlog.testing import capture_logs
 
@@ -112,6 +113,7 @@ class TestRequestId:
     def test_any_other_is_replaced_by_one_of_our_own(self, rig: Rig, sent: str) -> None:
         rig.call("Public", None, ("x-request-id", sent))
         answered = rig.headers["x-request-id"]
+        assert isinstance(answered, str)
         assert UUID(answered).version == 4
         assert rig.last.client.request_id == answered
 
@@ -155,7 +157,9 @@ class TestAccessLog:
 
         def wait(request: Any, call: Call) -> Any:
             arrived.set()
-            assert eventually(lambda: not call.context.is_active())
+            context = call.context
+            assert isinstance(context, grpc.ServicerContext)
+            assert eventually(lambda: not context.is_active())
             return request
 
         rig.servicer.behaviour = wait

@@ -18,6 +18,8 @@ from unit.interceptors.rig import LIMIT_BYTES, SERVICE, Rig, Thing
 
 METHOD = methods_of(SERVICE)[0]
 LONG = "long"
+# Validation looks at the request alone.
+NO_CALL: Any = None
 
 
 class TestDeserializer:
@@ -123,7 +125,7 @@ def violations_of(request: Message) -> Any:
     )
     handle = validation(method, lambda request, _: request)
     with pytest.raises(PourtierError) as info:
-        handle(request, None)
+        handle(request, NO_CALL)
     return info.value.violations
 
 
