@@ -45,8 +45,9 @@ class Databases:
         """The URL of a new database, dropped afterwards."""
         name = f"test_{os.getpid()}_{next(_numbers)}"
         if migrated:
-            # 16 and later copy by the log, which is quick for so small a template.
-            self._execute("CREATE DATABASE {} TEMPLATE {}", name, self._template)
+            # By files: without fsync a third of what copying through the log takes.
+            copy = "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY"
+            self._execute(copy, name, self._template)
         else:
             self._execute("CREATE DATABASE {}", name)
         try:
