@@ -24,6 +24,7 @@ METHODS = [method for one in contract_services() for method in one.methods]
 BUFFER = "envoy.filters.http.buffer"
 RBAC = "envoy.filters.http.rbac"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
+GUARD = "envoy.filters.http.rbac"
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,7 @@ class TestFilters:
 
 
 class TestTranscoder:
-    def test_every_path_variable_is_ignored_in_queries(
+    def test_every_path_variable_is_ignored_or_guarded_in_queries(
         self, config: dict[str, Any]
     ) -> None:
         variables = set()
@@ -200,7 +201,13 @@ class TestTranscoder:
             for one in (rule, *rule.additional_bindings):
                 variables |= set(re.findall(r"{([\w.]+)", str(one)))
         ignored = set(http_filter(config, TRANSCODER)["ignored_query_parameters"])
-        assert variables <= ignored
+        guarded = {
+            name
+            for _, names in edge.committed_contract().guarded_paths
+            for name in names
+        }
+        assert variables <= ignored | guarded
+        assert not ignored & guarded
 
     def test_nested_variables_in_every_spelling(
         self, synthetic: dict[str, Any]
@@ -216,14 +223,19 @@ class TestTranscoder:
         services = http_filter(config, TRANSCODER)["services"]
         assert set(services) == {m.containing_service.full_name for m in METHODS}
 
-    def test_a_query_parameter_called_like_a_path_variable_is_refused(
+    def test_a_path_variable_that_is_a_query_parameter_elsewhere_is_guarded(
         self, tmp_path: Path
     ) -> None:
-        lost = SYNTHETIC.replace(
+        both = SYNTHETIC.replace(
             'post: "/api/things:purge" body: "*"', 'get: "/api/things"'
         )
-        with pytest.raises(edge.EdgeError, match=r"PurgeThings: .* owner\.owner_id"):
-            of(tmp_path, lost)
+        config = of(tmp_path, both)
+        ignored = http_filter(config, TRANSCODER)["ignored_query_parameters"]
+        assert not {"owner.owner_id", "thing_id"} & set(ignored)
+        policies = http_filter(config, GUARD)["rules"]["policies"]
+        guards = str([policies[name] for name in policies if "query-over" in name])
+        assert "/api/owners/[^/?]+/thing" in guards
+        assert "/api/things/[^/?]+" in guards
 
     def test_a_method_without_a_policy_is_refused(self, tmp_path: Path) -> None:
         bare = re.sub(

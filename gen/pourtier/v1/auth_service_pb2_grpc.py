@@ -69,6 +69,26 @@ class AuthServiceStub:
                 request_serializer=pourtier_dot_v1_dot_auth__service__pb2.LogoutRequest.SerializeToString,
                 response_deserializer=pourtier_dot_v1_dot_auth__service__pb2.LogoutResponse.FromString,
                 _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/pourtier.v1.AuthService/ListSessions',
+                request_serializer=pourtier_dot_v1_dot_auth__service__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_auth__service__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.RevokeSession = channel.unary_unary(
+                '/pourtier.v1.AuthService/RevokeSession',
+                request_serializer=pourtier_dot_v1_dot_auth__service__pb2.RevokeSessionRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_auth__service__pb2.RevokeSessionResponse.FromString,
+                _registered_method=True)
+        self.RevokeAllSessions = channel.unary_unary(
+                '/pourtier.v1.AuthService/RevokeAllSessions',
+                request_serializer=pourtier_dot_v1_dot_auth__service__pb2.RevokeAllSessionsRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_auth__service__pb2.RevokeAllSessionsResponse.FromString,
+                _registered_method=True)
+        self.IntrospectToken = channel.unary_unary(
+                '/pourtier.v1.AuthService/IntrospectToken',
+                request_serializer=pourtier_dot_v1_dot_auth__service__pb2.IntrospectTokenRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_auth__service__pb2.IntrospectTokenResponse.FromString,
+                _registered_method=True)
         self.GetJwks = channel.unary_unary(
                 '/pourtier.v1.AuthService/GetJwks',
                 request_serializer=pourtier_dot_v1_dot_auth__service__pb2.GetJwksRequest.SerializeToString,
@@ -172,6 +192,57 @@ class AuthServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSessions(self, request, context):
+        """Lists the caller's live sessions, the newest first.
+
+        Changes nothing. Any signed-in user may call it.
+
+        Errors: INVALID_FIELD, INVALID_PAGE_TOKEN, and those of every call by a signed-in
+        user (see UserService.GetMe).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeSession(self, request, context):
+        """Ends one of the caller's sessions; the calling one too.
+
+        Any signed-in user may call it. Its access token is refused from then on. A session
+        that has ended already answers OK; another user's and one that never was are the
+        same SESSION_NOT_FOUND.
+
+        Errors: INVALID_FIELD, SESSION_NOT_FOUND, and those of every call by a signed-in
+        user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeAllSessions(self, request, context):
+        """Ends all of the caller's sessions, or all but the calling one.
+
+        Any signed-in user may call it. Repeated, it ends what has begun since.
+
+        Errors: those of every call by a signed-in user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IntrospectToken(self, request, context):
+        """Says whether the session of an access token is alive at this moment (RFC 7662).
+
+        Changes nothing. A service with the scope `auth.introspect` may call it. A token that
+        is damaged, forged, expired, or whose session or account is not alive, is not
+        `active`, and nothing else is said of it (section 2.2).
+
+        Errors: INVALID_FIELD, and those of every call by a service (CREDENTIALS_MISSING,
+        MULTIPLE_CREDENTIALS, API_KEY_INVALID, API_KEY_EXPIRED, PERMISSION_DENIED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetJwks(self, request, context):
         """Publishes the keys that verify access tokens, as a JSON Web Key Set (RFC 7517).
 
@@ -217,6 +288,26 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.Logout,
                     request_deserializer=pourtier_dot_v1_dot_auth__service__pb2.LogoutRequest.FromString,
                     response_serializer=pourtier_dot_v1_dot_auth__service__pb2.LogoutResponse.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=pourtier_dot_v1_dot_auth__service__pb2.ListSessionsRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_auth__service__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'RevokeSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeSession,
+                    request_deserializer=pourtier_dot_v1_dot_auth__service__pb2.RevokeSessionRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_auth__service__pb2.RevokeSessionResponse.SerializeToString,
+            ),
+            'RevokeAllSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeAllSessions,
+                    request_deserializer=pourtier_dot_v1_dot_auth__service__pb2.RevokeAllSessionsRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_auth__service__pb2.RevokeAllSessionsResponse.SerializeToString,
+            ),
+            'IntrospectToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.IntrospectToken,
+                    request_deserializer=pourtier_dot_v1_dot_auth__service__pb2.IntrospectTokenRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_auth__service__pb2.IntrospectTokenResponse.SerializeToString,
             ),
             'GetJwks': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJwks,
@@ -391,6 +482,114 @@ class AuthService:
             '/pourtier.v1.AuthService/Logout',
             pourtier_dot_v1_dot_auth__service__pb2.LogoutRequest.SerializeToString,
             pourtier_dot_v1_dot_auth__service__pb2.LogoutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.AuthService/ListSessions',
+            pourtier_dot_v1_dot_auth__service__pb2.ListSessionsRequest.SerializeToString,
+            pourtier_dot_v1_dot_auth__service__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.AuthService/RevokeSession',
+            pourtier_dot_v1_dot_auth__service__pb2.RevokeSessionRequest.SerializeToString,
+            pourtier_dot_v1_dot_auth__service__pb2.RevokeSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeAllSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.AuthService/RevokeAllSessions',
+            pourtier_dot_v1_dot_auth__service__pb2.RevokeAllSessionsRequest.SerializeToString,
+            pourtier_dot_v1_dot_auth__service__pb2.RevokeAllSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IntrospectToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.AuthService/IntrospectToken',
+            pourtier_dot_v1_dot_auth__service__pb2.IntrospectTokenRequest.SerializeToString,
+            pourtier_dot_v1_dot_auth__service__pb2.IntrospectTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -102,6 +102,41 @@ class AuthServiceStub:
     Errors: MULTIPLE_CREDENTIALS; without a refresh token CREDENTIALS_MISSING (also
     where the credential is no bearer token), TOKEN_INVALID and TOKEN_EXPIRED.
     """
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ListSessionsRequest, _auth_service_pb2.ListSessionsResponse]
+    """Lists the caller's live sessions, the newest first.
+
+    Changes nothing. Any signed-in user may call it.
+
+    Errors: INVALID_FIELD, INVALID_PAGE_TOKEN, and those of every call by a signed-in
+    user (see UserService.GetMe).
+    """
+    RevokeSession: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RevokeSessionRequest, _auth_service_pb2.RevokeSessionResponse]
+    """Ends one of the caller's sessions; the calling one too.
+
+    Any signed-in user may call it. Its access token is refused from then on. A session
+    that has ended already answers OK; another user's and one that never was are the
+    same SESSION_NOT_FOUND.
+
+    Errors: INVALID_FIELD, SESSION_NOT_FOUND, and those of every call by a signed-in
+    user.
+    """
+    RevokeAllSessions: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RevokeAllSessionsRequest, _auth_service_pb2.RevokeAllSessionsResponse]
+    """Ends all of the caller's sessions, or all but the calling one.
+
+    Any signed-in user may call it. Repeated, it ends what has begun since.
+
+    Errors: those of every call by a signed-in user.
+    """
+    IntrospectToken: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.IntrospectTokenRequest, _auth_service_pb2.IntrospectTokenResponse]
+    """Says whether the session of an access token is alive at this moment (RFC 7662).
+
+    Changes nothing. A service with the scope `auth.introspect` may call it. A token that
+    is damaged, forged, expired, or whose session or account is not alive, is not
+    `active`, and nothing else is said of it (section 2.2).
+
+    Errors: INVALID_FIELD, and those of every call by a service (CREDENTIALS_MISSING,
+    MULTIPLE_CREDENTIALS, API_KEY_INVALID, API_KEY_EXPIRED, PERMISSION_DENIED).
+    """
     GetJwks: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.GetJwksRequest, _auth_service_pb2.GetJwksResponse]
     """Publishes the keys that verify access tokens, as a JSON Web Key Set (RFC 7517).
 
@@ -185,6 +220,41 @@ class AuthServiceAsyncStub(AuthServiceStub):
 
     Errors: MULTIPLE_CREDENTIALS; without a refresh token CREDENTIALS_MISSING (also
     where the credential is no bearer token), TOKEN_INVALID and TOKEN_EXPIRED.
+    """
+    ListSessions: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ListSessionsRequest, _auth_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
+    """Lists the caller's live sessions, the newest first.
+
+    Changes nothing. Any signed-in user may call it.
+
+    Errors: INVALID_FIELD, INVALID_PAGE_TOKEN, and those of every call by a signed-in
+    user (see UserService.GetMe).
+    """
+    RevokeSession: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RevokeSessionRequest, _auth_service_pb2.RevokeSessionResponse]  # type: ignore[assignment]
+    """Ends one of the caller's sessions; the calling one too.
+
+    Any signed-in user may call it. Its access token is refused from then on. A session
+    that has ended already answers OK; another user's and one that never was are the
+    same SESSION_NOT_FOUND.
+
+    Errors: INVALID_FIELD, SESSION_NOT_FOUND, and those of every call by a signed-in
+    user.
+    """
+    RevokeAllSessions: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RevokeAllSessionsRequest, _auth_service_pb2.RevokeAllSessionsResponse]  # type: ignore[assignment]
+    """Ends all of the caller's sessions, or all but the calling one.
+
+    Any signed-in user may call it. Repeated, it ends what has begun since.
+
+    Errors: those of every call by a signed-in user.
+    """
+    IntrospectToken: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.IntrospectTokenRequest, _auth_service_pb2.IntrospectTokenResponse]  # type: ignore[assignment]
+    """Says whether the session of an access token is alive at this moment (RFC 7662).
+
+    Changes nothing. A service with the scope `auth.introspect` may call it. A token that
+    is damaged, forged, expired, or whose session or account is not alive, is not
+    `active`, and nothing else is said of it (section 2.2).
+
+    Errors: INVALID_FIELD, and those of every call by a service (CREDENTIALS_MISSING,
+    MULTIPLE_CREDENTIALS, API_KEY_INVALID, API_KEY_EXPIRED, PERMISSION_DENIED).
     """
     GetJwks: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.GetJwksRequest, _auth_service_pb2.GetJwksResponse]  # type: ignore[assignment]
     """Publishes the keys that verify access tokens, as a JSON Web Key Set (RFC 7517).
@@ -302,6 +372,65 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: MULTIPLE_CREDENTIALS; without a refresh token CREDENTIALS_MISSING (also
         where the credential is no bearer token), TOKEN_INVALID and TOKEN_EXPIRED.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _auth_service_pb2.ListSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.ListSessionsResponse, _abc.Awaitable[_auth_service_pb2.ListSessionsResponse]]:
+        """Lists the caller's live sessions, the newest first.
+
+        Changes nothing. Any signed-in user may call it.
+
+        Errors: INVALID_FIELD, INVALID_PAGE_TOKEN, and those of every call by a signed-in
+        user (see UserService.GetMe).
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeSession(
+        self,
+        request: _auth_service_pb2.RevokeSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.RevokeSessionResponse, _abc.Awaitable[_auth_service_pb2.RevokeSessionResponse]]:
+        """Ends one of the caller's sessions; the calling one too.
+
+        Any signed-in user may call it. Its access token is refused from then on. A session
+        that has ended already answers OK; another user's and one that never was are the
+        same SESSION_NOT_FOUND.
+
+        Errors: INVALID_FIELD, SESSION_NOT_FOUND, and those of every call by a signed-in
+        user.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeAllSessions(
+        self,
+        request: _auth_service_pb2.RevokeAllSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.RevokeAllSessionsResponse, _abc.Awaitable[_auth_service_pb2.RevokeAllSessionsResponse]]:
+        """Ends all of the caller's sessions, or all but the calling one.
+
+        Any signed-in user may call it. Repeated, it ends what has begun since.
+
+        Errors: those of every call by a signed-in user.
+        """
+
+    @_abc_1.abstractmethod
+    def IntrospectToken(
+        self,
+        request: _auth_service_pb2.IntrospectTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.IntrospectTokenResponse, _abc.Awaitable[_auth_service_pb2.IntrospectTokenResponse]]:
+        """Says whether the session of an access token is alive at this moment (RFC 7662).
+
+        Changes nothing. A service with the scope `auth.introspect` may call it. A token that
+        is damaged, forged, expired, or whose session or account is not alive, is not
+        `active`, and nothing else is said of it (section 2.2).
+
+        Errors: INVALID_FIELD, and those of every call by a service (CREDENTIALS_MISSING,
+        MULTIPLE_CREDENTIALS, API_KEY_INVALID, API_KEY_EXPIRED, PERMISSION_DENIED).
         """
 
     @_abc_1.abstractmethod

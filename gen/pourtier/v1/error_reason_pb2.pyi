@@ -112,6 +112,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     parties hold the session: it has been ended for both. Sign in again.
     Metadata: `{}`.
     """
+    ERROR_REASON_API_KEY_INVALID: _ErrorReason.ValueType  # 29
+    """(UNAUTHENTICATED) The API key is not one that this service issued, or it was
+    revoked.
+    Metadata: `{}`.
+    """
+    ERROR_REASON_API_KEY_EXPIRED: _ErrorReason.ValueType  # 30
+    """(UNAUTHENTICATED) The API key has expired.
+    Metadata: `{}`.
+    """
     ERROR_REASON_MALFORMED_ADDRESS: _ErrorReason.ValueType  # 40
     """(INVALID_ARGUMENT) The address is not one that its chain knows.
     Metadata: `{"chain": "solana"}`.
@@ -188,6 +197,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """(INVALID_ARGUMENT) The update mask names a field that does not exist or that a
     caller cannot change.
     Metadata: `{"path": "roles"}`.
+    """
+    ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 72
+    """(INVALID_ARGUMENT) The page token is not one of an answer to this very request.
+    Metadata: `{}`.
+    """
+    ERROR_REASON_USER_NOT_FOUND: _ErrorReason.ValueType  # 73
+    """(NOT_FOUND) There is no such user.
+    Metadata: `{"user_id": "019…"}`, where the request named one.
+    """
+    ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 74
+    """(NOT_FOUND) There is no such session of the caller's.
+    Metadata: `{"session_id": "019…"}`.
+    """
+    ERROR_REASON_LAST_ADMIN: _ErrorReason.ValueType  # 75
+    """(FAILED_PRECONDITION) The user is the last active administrator.
+    Metadata: `{}`.
     """
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 71
     """(ABORTED) The resource has changed since the etag was read. Read it again.
@@ -298,6 +323,15 @@ ERROR_REASON_REFRESH_TOKEN_REUSED: ErrorReason.ValueType  # 28
 parties hold the session: it has been ended for both. Sign in again.
 Metadata: `{}`.
 """
+ERROR_REASON_API_KEY_INVALID: ErrorReason.ValueType  # 29
+"""(UNAUTHENTICATED) The API key is not one that this service issued, or it was
+revoked.
+Metadata: `{}`.
+"""
+ERROR_REASON_API_KEY_EXPIRED: ErrorReason.ValueType  # 30
+"""(UNAUTHENTICATED) The API key has expired.
+Metadata: `{}`.
+"""
 ERROR_REASON_MALFORMED_ADDRESS: ErrorReason.ValueType  # 40
 """(INVALID_ARGUMENT) The address is not one that its chain knows.
 Metadata: `{"chain": "solana"}`.
@@ -374,6 +408,22 @@ ERROR_REASON_INVALID_UPDATE_MASK: ErrorReason.ValueType  # 70
 """(INVALID_ARGUMENT) The update mask names a field that does not exist or that a
 caller cannot change.
 Metadata: `{"path": "roles"}`.
+"""
+ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 72
+"""(INVALID_ARGUMENT) The page token is not one of an answer to this very request.
+Metadata: `{}`.
+"""
+ERROR_REASON_USER_NOT_FOUND: ErrorReason.ValueType  # 73
+"""(NOT_FOUND) There is no such user.
+Metadata: `{"user_id": "019…"}`, where the request named one.
+"""
+ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 74
+"""(NOT_FOUND) There is no such session of the caller's.
+Metadata: `{"session_id": "019…"}`.
+"""
+ERROR_REASON_LAST_ADMIN: ErrorReason.ValueType  # 75
+"""(FAILED_PRECONDITION) The user is the last active administrator.
+Metadata: `{}`.
 """
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 71
 """(ABORTED) The resource has changed since the etag was read. Read it again.

@@ -26,11 +26,12 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from pourtier.v1 import policy_pb2 as pourtier_dot_v1_dot_policy__pb2
 from pourtier.v1 import user_pb2 as pourtier_dot_v1_dot_user__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epourtier/v1/user_service.proto\x12\x0bpourtier.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x18pourtier/v1/policy.proto\x1a\x16pourtier/v1/user.proto\"\x0e\n\x0cGetMeRequest\"u\n\x0fUpdateMeRequest\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x11.pourtier.v1.UserB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x32\xcf\x01\n\x0bUserService\x12Y\n\x05GetMe\x12\x19.pourtier.v1.GetMeRequest\x1a\x11.pourtier.v1.User\"\"\x90\x02\x01\xca\xda\x18\x06\n\x02\x12\x00\x10\x04\x82\xd3\xe4\x93\x02\x0f\x12\r/api/users/me\x12\x65\n\x08UpdateMe\x12\x1c.pourtier.v1.UpdateMeRequest\x1a\x11.pourtier.v1.User\"(\x90\x02\x02\xca\xda\x18\x06\n\x02\x12\x00\x10\x04\x82\xd3\xe4\x93\x02\x15\x32\r/api/users/me:\x04userb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epourtier/v1/user_service.proto\x12\x0bpourtier.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18pourtier/v1/policy.proto\x1a\x16pourtier/v1/user.proto\"\x0e\n\x0cGetMeRequest\"u\n\x0fUpdateMeRequest\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x11.pourtier.v1.UserB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\"/\n\x0eGetUserRequest\x12\x1d\n\x07user_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\"\\\n\x16GetUserByWalletRequest\x12&\n\x0ewallet_address\x18\x01 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1a\n\x05\x63hain\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18 \"B\n\x14\x42\x61tchGetUsersRequest\x12*\n\x08user_ids\x18\x01 \x03(\tB\x18\xe2\x41\x01\x02\xbaH\x11\x92\x01\x0e\x08\x01\x10\xe8\x07\x18\x01\"\x05r\x03\xb0\x01\x01\"w\n\x15\x42\x61tchGetUsersResponse\x12/\n\x05users\x18\x01 \x03(\x0b\x32\x11.pourtier.v1.UserB\r\xe2\x41\x01\x03\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12-\n\x10missing_user_ids\x18\x02 \x03(\tB\x13\xe2\x41\x01\x03\xbaH\x0c\x92\x01\t\x10\xe8\x07\"\x04r\x02\x18$\"\xc0\x02\n\x10ListUsersRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x04\x12\x35\n\x06status\x18\x03 \x01(\x0e\x32\x17.pourtier.v1.UserStatusB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12$\n\x0ewallet_address\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\x12\x1b\n\x05\x65mail\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xfe\x01\x12\x36\n\x0c\x63reated_from\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x38\n\x0e\x63reated_before\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\"k\n\x11ListUsersResponse\x12/\n\x05users\x18\x01 \x03(\x0b\x32\x11.pourtier.v1.UserB\r\xe2\x41\x01\x03\xbaH\x06\x92\x01\x03\x10\xc8\x01\x12%\n\x0fnext_page_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x03\xbaH\x05r\x03\x18\x80\x04\"S\n\x12SuspendUserRequest\x12\x1d\n\x07user_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x1e\n\x06reason\x18\x02 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\xf4\x03\"<\n\x13SuspendUserResponse\x12%\n\x04user\x18\x01 \x01(\x0b\x32\x11.pourtier.v1.UserB\x04\xe2\x41\x01\x03\"U\n\x14ReinstateUserRequest\x12\x1d\n\x07user_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x1e\n\x06reason\x18\x02 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\xf4\x03\">\n\x15ReinstateUserResponse\x12%\n\x04user\x18\x01 \x01(\x0b\x32\x11.pourtier.v1.UserB\x04\xe2\x41\x01\x03\"\x8d\x01\n\x12SetKycLevelRequest\x12\x1d\n\x07user_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x1e\n\x06reason\x18\x02 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\xf4\x03\x12\x38\n\tkyc_level\x18\x03 \x01(\x0e\x32\x15.pourtier.v1.KycLevelB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x32\xff\x08\n\x0bUserService\x12Y\n\x05GetMe\x12\x19.pourtier.v1.GetMeRequest\x1a\x11.pourtier.v1.User\"\"\x90\x02\x01\xca\xda\x18\x06\n\x02\x12\x00\x10\x04\x82\xd3\xe4\x93\x02\x0f\x12\r/api/users/me\x12\x65\n\x08UpdateMe\x12\x1c.pourtier.v1.UpdateMeRequest\x1a\x11.pourtier.v1.User\"(\x90\x02\x02\xca\xda\x18\x06\n\x02\x12\x00\x10\x04\x82\xd3\xe4\x93\x02\x15\x32\r/api/users/me:\x04user\x12\x81\x01\n\x07GetUser\x12\x1b.pourtier.v1.GetUserRequest\x1a\x11.pourtier.v1.User\"F\x90\x02\x01\xca\xda\x18#\n\x0b\x1a\t\n\x07user_id\n\x0e\"\x0c\n\nusers.read\n\x02*\x00\x10\x04\x82\xd3\xe4\x93\x02\x16\x12\x14/api/users/{user_id}\x12\x83\x01\n\x0fGetUserByWallet\x12#.pourtier.v1.GetUserByWalletRequest\x1a\x11.pourtier.v1.User\"8\x90\x02\x01\xca\xda\x18\x16\n\x0e\"\x0c\n\nusers.read\n\x02*\x00\x10\x05\x82\xd3\xe4\x93\x02\x15\x12\x13/api/users:byWallet\x12\x8f\x01\n\rBatchGetUsers\x12!.pourtier.v1.BatchGetUsersRequest\x1a\".pourtier.v1.BatchGetUsersResponse\"7\x90\x02\x01\xca\xda\x18\x12\n\x0e\"\x0c\n\nusers.read\x10\x05\x82\xd3\xe4\x93\x02\x18\"\x13/api/users:batchGet:\x01*\x12k\n\tListUsers\x12\x1d.pourtier.v1.ListUsersRequest\x1a\x1e.pourtier.v1.ListUsersResponse\"\x1f\x90\x02\x01\xca\xda\x18\x06\n\x02*\x00\x10\x04\x82\xd3\xe4\x93\x02\x0c\x12\n/api/users\x12\x86\x01\n\x0bSuspendUser\x12\x1f.pourtier.v1.SuspendUserRequest\x1a .pourtier.v1.SuspendUserResponse\"4\x90\x02\x02\xca\xda\x18\x06\n\x02*\x00\x10\x04\x82\xd3\xe4\x93\x02!\"\x1c/api/users/{user_id}:suspend:\x01*\x12\x8e\x01\n\rReinstateUser\x12!.pourtier.v1.ReinstateUserRequest\x1a\".pourtier.v1.ReinstateUserResponse\"6\x90\x02\x02\xca\xda\x18\x06\n\x02*\x00\x10\x04\x82\xd3\xe4\x93\x02#\"\x1e/api/users/{user_id}:reinstate:\x01*\x12\x8a\x01\n\x0bSetKycLevel\x12\x1f.pourtier.v1.SetKycLevelRequest\x1a\x11.pourtier.v1.User\"G\x90\x02\x02\xca\xda\x18\x15\n\r\"\x0b\n\tusers.kyc\n\x02*\x00\x10\x05\x82\xd3\xe4\x93\x02%\" /api/users/{user_id}:setKycLevel:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,14 +42,98 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEMEREQUEST'].fields_by_name['user']._serialized_options = b'\342A\001\002\272H\003\310\001\001'
   _globals['_UPDATEMEREQUEST'].fields_by_name['update_mask']._loaded_options = None
   _globals['_UPDATEMEREQUEST'].fields_by_name['update_mask']._serialized_options = b'\342A\001\001'
+  _globals['_GETUSERREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_GETUSERREQUEST'].fields_by_name['user_id']._serialized_options = b'\342A\001\002\272H\005r\003\260\001\001'
+  _globals['_GETUSERBYWALLETREQUEST'].fields_by_name['wallet_address']._loaded_options = None
+  _globals['_GETUSERBYWALLETREQUEST'].fields_by_name['wallet_address']._serialized_options = b'\342A\001\002\272H\007r\005\020\001\030\200\001'
+  _globals['_GETUSERBYWALLETREQUEST'].fields_by_name['chain']._loaded_options = None
+  _globals['_GETUSERBYWALLETREQUEST'].fields_by_name['chain']._serialized_options = b'\342A\001\001\272H\004r\002\030 '
+  _globals['_BATCHGETUSERSREQUEST'].fields_by_name['user_ids']._loaded_options = None
+  _globals['_BATCHGETUSERSREQUEST'].fields_by_name['user_ids']._serialized_options = b'\342A\001\002\272H\021\222\001\016\010\001\020\350\007\030\001\"\005r\003\260\001\001'
+  _globals['_BATCHGETUSERSRESPONSE'].fields_by_name['users']._loaded_options = None
+  _globals['_BATCHGETUSERSRESPONSE'].fields_by_name['users']._serialized_options = b'\342A\001\003\272H\006\222\001\003\020\350\007'
+  _globals['_BATCHGETUSERSRESPONSE'].fields_by_name['missing_user_ids']._loaded_options = None
+  _globals['_BATCHGETUSERSRESPONSE'].fields_by_name['missing_user_ids']._serialized_options = b'\342A\001\003\272H\014\222\001\t\020\350\007\"\004r\002\030$'
+  _globals['_LISTUSERSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTUSERSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
+  _globals['_LISTUSERSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTUSERSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001\272H\005r\003\030\200\004'
+  _globals['_LISTUSERSREQUEST'].fields_by_name['status']._loaded_options = None
+  _globals['_LISTUSERSREQUEST'].fields_by_name['status']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001'
+  _globals['_LISTUSERSREQUEST'].fields_by_name['wallet_address']._loaded_options = None
+  _globals['_LISTUSERSREQUEST'].fields_by_name['wallet_address']._serialized_options = b'\342A\001\001\272H\005r\003\030\200\001'
+  _globals['_LISTUSERSREQUEST'].fields_by_name['email']._loaded_options = None
+  _globals['_LISTUSERSREQUEST'].fields_by_name['email']._serialized_options = b'\342A\001\001\272H\005r\003\030\376\001'
+  _globals['_LISTUSERSREQUEST'].fields_by_name['created_from']._loaded_options = None
+  _globals['_LISTUSERSREQUEST'].fields_by_name['created_from']._serialized_options = b'\342A\001\001'
+  _globals['_LISTUSERSREQUEST'].fields_by_name['created_before']._loaded_options = None
+  _globals['_LISTUSERSREQUEST'].fields_by_name['created_before']._serialized_options = b'\342A\001\001'
+  _globals['_LISTUSERSRESPONSE'].fields_by_name['users']._loaded_options = None
+  _globals['_LISTUSERSRESPONSE'].fields_by_name['users']._serialized_options = b'\342A\001\003\272H\006\222\001\003\020\310\001'
+  _globals['_LISTUSERSRESPONSE'].fields_by_name['next_page_token']._loaded_options = None
+  _globals['_LISTUSERSRESPONSE'].fields_by_name['next_page_token']._serialized_options = b'\342A\001\003\272H\005r\003\030\200\004'
+  _globals['_SUSPENDUSERREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_SUSPENDUSERREQUEST'].fields_by_name['user_id']._serialized_options = b'\342A\001\002\272H\005r\003\260\001\001'
+  _globals['_SUSPENDUSERREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_SUSPENDUSERREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\002\272H\007r\005\020\001\030\364\003'
+  _globals['_SUSPENDUSERRESPONSE'].fields_by_name['user']._loaded_options = None
+  _globals['_SUSPENDUSERRESPONSE'].fields_by_name['user']._serialized_options = b'\342A\001\003'
+  _globals['_REINSTATEUSERREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_REINSTATEUSERREQUEST'].fields_by_name['user_id']._serialized_options = b'\342A\001\002\272H\005r\003\260\001\001'
+  _globals['_REINSTATEUSERREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_REINSTATEUSERREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\002\272H\007r\005\020\001\030\364\003'
+  _globals['_REINSTATEUSERRESPONSE'].fields_by_name['user']._loaded_options = None
+  _globals['_REINSTATEUSERRESPONSE'].fields_by_name['user']._serialized_options = b'\342A\001\003'
+  _globals['_SETKYCLEVELREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_SETKYCLEVELREQUEST'].fields_by_name['user_id']._serialized_options = b'\342A\001\002\272H\005r\003\260\001\001'
+  _globals['_SETKYCLEVELREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_SETKYCLEVELREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\002\272H\007r\005\020\001\030\364\003'
+  _globals['_SETKYCLEVELREQUEST'].fields_by_name['kyc_level']._loaded_options = None
+  _globals['_SETKYCLEVELREQUEST'].fields_by_name['kyc_level']._serialized_options = b'\342A\001\002\272H\007\202\001\004\020\001 \000'
   _globals['_USERSERVICE'].methods_by_name['GetMe']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['GetMe']._serialized_options = b'\220\002\001\312\332\030\006\n\002\022\000\020\004\202\323\344\223\002\017\022\r/api/users/me'
   _globals['_USERSERVICE'].methods_by_name['UpdateMe']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['UpdateMe']._serialized_options = b'\220\002\002\312\332\030\006\n\002\022\000\020\004\202\323\344\223\002\0252\r/api/users/me:\004user'
-  _globals['_GETMEREQUEST']._serialized_start=223
-  _globals['_GETMEREQUEST']._serialized_end=237
-  _globals['_UPDATEMEREQUEST']._serialized_start=239
-  _globals['_UPDATEMEREQUEST']._serialized_end=356
-  _globals['_USERSERVICE']._serialized_start=359
-  _globals['_USERSERVICE']._serialized_end=566
+  _globals['_USERSERVICE'].methods_by_name['GetUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['GetUser']._serialized_options = b'\220\002\001\312\332\030#\n\013\032\t\n\007user_id\n\016\"\014\n\nusers.read\n\002*\000\020\004\202\323\344\223\002\026\022\024/api/users/{user_id}'
+  _globals['_USERSERVICE'].methods_by_name['GetUserByWallet']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['GetUserByWallet']._serialized_options = b'\220\002\001\312\332\030\026\n\016\"\014\n\nusers.read\n\002*\000\020\005\202\323\344\223\002\025\022\023/api/users:byWallet'
+  _globals['_USERSERVICE'].methods_by_name['BatchGetUsers']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['BatchGetUsers']._serialized_options = b'\220\002\001\312\332\030\022\n\016\"\014\n\nusers.read\020\005\202\323\344\223\002\030\"\023/api/users:batchGet:\001*'
+  _globals['_USERSERVICE'].methods_by_name['ListUsers']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['ListUsers']._serialized_options = b'\220\002\001\312\332\030\006\n\002*\000\020\004\202\323\344\223\002\014\022\n/api/users'
+  _globals['_USERSERVICE'].methods_by_name['SuspendUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['SuspendUser']._serialized_options = b'\220\002\002\312\332\030\006\n\002*\000\020\004\202\323\344\223\002!\"\034/api/users/{user_id}:suspend:\001*'
+  _globals['_USERSERVICE'].methods_by_name['ReinstateUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['ReinstateUser']._serialized_options = b'\220\002\002\312\332\030\006\n\002*\000\020\004\202\323\344\223\002#\"\036/api/users/{user_id}:reinstate:\001*'
+  _globals['_USERSERVICE'].methods_by_name['SetKycLevel']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['SetKycLevel']._serialized_options = b'\220\002\002\312\332\030\025\n\r\"\013\n\tusers.kyc\n\002*\000\020\005\202\323\344\223\002%\" /api/users/{user_id}:setKycLevel:\001*'
+  _globals['_GETMEREQUEST']._serialized_start=256
+  _globals['_GETMEREQUEST']._serialized_end=270
+  _globals['_UPDATEMEREQUEST']._serialized_start=272
+  _globals['_UPDATEMEREQUEST']._serialized_end=389
+  _globals['_GETUSERREQUEST']._serialized_start=391
+  _globals['_GETUSERREQUEST']._serialized_end=438
+  _globals['_GETUSERBYWALLETREQUEST']._serialized_start=440
+  _globals['_GETUSERBYWALLETREQUEST']._serialized_end=532
+  _globals['_BATCHGETUSERSREQUEST']._serialized_start=534
+  _globals['_BATCHGETUSERSREQUEST']._serialized_end=600
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=602
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=721
+  _globals['_LISTUSERSREQUEST']._serialized_start=724
+  _globals['_LISTUSERSREQUEST']._serialized_end=1044
+  _globals['_LISTUSERSRESPONSE']._serialized_start=1046
+  _globals['_LISTUSERSRESPONSE']._serialized_end=1153
+  _globals['_SUSPENDUSERREQUEST']._serialized_start=1155
+  _globals['_SUSPENDUSERREQUEST']._serialized_end=1238
+  _globals['_SUSPENDUSERRESPONSE']._serialized_start=1240
+  _globals['_SUSPENDUSERRESPONSE']._serialized_end=1300
+  _globals['_REINSTATEUSERREQUEST']._serialized_start=1302
+  _globals['_REINSTATEUSERREQUEST']._serialized_end=1387
+  _globals['_REINSTATEUSERRESPONSE']._serialized_start=1389
+  _globals['_REINSTATEUSERRESPONSE']._serialized_end=1451
+  _globals['_SETKYCLEVELREQUEST']._serialized_start=1454
+  _globals['_SETKYCLEVELREQUEST']._serialized_end=1595
+  _globals['_USERSERVICE']._serialized_start=1598
+  _globals['_USERSERVICE']._serialized_end=2749
 # @@protoc_insertion_point(module_scope)

@@ -46,6 +46,41 @@ class UserServiceStub:
                 request_serializer=pourtier_dot_v1_dot_user__service__pb2.UpdateMeRequest.SerializeToString,
                 response_deserializer=pourtier_dot_v1_dot_user__pb2.User.FromString,
                 _registered_method=True)
+        self.GetUser = channel.unary_unary(
+                '/pourtier.v1.UserService/GetUser',
+                request_serializer=pourtier_dot_v1_dot_user__service__pb2.GetUserRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_user__pb2.User.FromString,
+                _registered_method=True)
+        self.GetUserByWallet = channel.unary_unary(
+                '/pourtier.v1.UserService/GetUserByWallet',
+                request_serializer=pourtier_dot_v1_dot_user__service__pb2.GetUserByWalletRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_user__pb2.User.FromString,
+                _registered_method=True)
+        self.BatchGetUsers = channel.unary_unary(
+                '/pourtier.v1.UserService/BatchGetUsers',
+                request_serializer=pourtier_dot_v1_dot_user__service__pb2.BatchGetUsersRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_user__service__pb2.BatchGetUsersResponse.FromString,
+                _registered_method=True)
+        self.ListUsers = channel.unary_unary(
+                '/pourtier.v1.UserService/ListUsers',
+                request_serializer=pourtier_dot_v1_dot_user__service__pb2.ListUsersRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_user__service__pb2.ListUsersResponse.FromString,
+                _registered_method=True)
+        self.SuspendUser = channel.unary_unary(
+                '/pourtier.v1.UserService/SuspendUser',
+                request_serializer=pourtier_dot_v1_dot_user__service__pb2.SuspendUserRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_user__service__pb2.SuspendUserResponse.FromString,
+                _registered_method=True)
+        self.ReinstateUser = channel.unary_unary(
+                '/pourtier.v1.UserService/ReinstateUser',
+                request_serializer=pourtier_dot_v1_dot_user__service__pb2.ReinstateUserRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_user__service__pb2.ReinstateUserResponse.FromString,
+                _registered_method=True)
+        self.SetKycLevel = channel.unary_unary(
+                '/pourtier.v1.UserService/SetKycLevel',
+                request_serializer=pourtier_dot_v1_dot_user__service__pb2.SetKycLevelRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_user__pb2.User.FromString,
+                _registered_method=True)
 
 
 class UserServiceServicer:
@@ -81,6 +116,94 @@ class UserServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUser(self, request, context):
+        """Returns an account.
+
+        Changes nothing. The user of that id may call it, a service with the scope
+        `users.read`, and an administrator.
+
+        Errors: USER_NOT_FOUND (never for one's own), PERMISSION_DENIED, and those of every
+        call by a signed-in user or a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUserByWallet(self, request, context):
+        """Returns the account that a wallet signs in to.
+
+        Changes nothing. A service with the scope `users.read` may call it, and an
+        administrator.
+
+        Errors: UNSUPPORTED_CHAIN, MALFORMED_ADDRESS, USER_NOT_FOUND, PERMISSION_DENIED, and
+        those of every call by a signed-in user or a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchGetUsers(self, request, context):
+        """Returns up to a thousand accounts at once.
+
+        Changes nothing. A service with the scope `users.read` may call it. The accounts
+        come in the order of the request; ids without an account are named, and are no error.
+
+        Errors: those of every call by a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUsers(self, request, context):
+        """Lists accounts, in the order in which they were registered.
+
+        Changes nothing. An administrator may call it. Filters are joined by "and".
+
+        Errors: INVALID_PAGE_TOKEN, PERMISSION_DENIED, and those of every call by a
+        signed-in user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SuspendUser(self, request, context):
+        """Suspends an account: all its sessions end, and nobody can sign in to it.
+
+        An administrator may call it. Repeated, it changes nothing. The last active
+        administrator cannot be suspended.
+
+        Errors: USER_NOT_FOUND, LAST_ADMIN, PERMISSION_DENIED, and those of every call by a
+        signed-in user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReinstateUser(self, request, context):
+        """Ends a suspension. Sessions do not come back.
+
+        An administrator may call it. Repeated, it changes nothing.
+
+        Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
+        user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetKycLevel(self, request, context):
+        """Notes how far a person's identity has been checked.
+
+        A service with the scope `users.kyc` may call it, and an administrator. Repeated, it
+        changes nothing.
+
+        Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
+        user or a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UserServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +215,41 @@ def add_UserServiceServicer_to_server(servicer, server):
             'UpdateMe': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateMe,
                     request_deserializer=pourtier_dot_v1_dot_user__service__pb2.UpdateMeRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_user__pb2.User.SerializeToString,
+            ),
+            'GetUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUser,
+                    request_deserializer=pourtier_dot_v1_dot_user__service__pb2.GetUserRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_user__pb2.User.SerializeToString,
+            ),
+            'GetUserByWallet': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUserByWallet,
+                    request_deserializer=pourtier_dot_v1_dot_user__service__pb2.GetUserByWalletRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_user__pb2.User.SerializeToString,
+            ),
+            'BatchGetUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetUsers,
+                    request_deserializer=pourtier_dot_v1_dot_user__service__pb2.BatchGetUsersRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_user__service__pb2.BatchGetUsersResponse.SerializeToString,
+            ),
+            'ListUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsers,
+                    request_deserializer=pourtier_dot_v1_dot_user__service__pb2.ListUsersRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_user__service__pb2.ListUsersResponse.SerializeToString,
+            ),
+            'SuspendUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuspendUser,
+                    request_deserializer=pourtier_dot_v1_dot_user__service__pb2.SuspendUserRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_user__service__pb2.SuspendUserResponse.SerializeToString,
+            ),
+            'ReinstateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReinstateUser,
+                    request_deserializer=pourtier_dot_v1_dot_user__service__pb2.ReinstateUserRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_user__service__pb2.ReinstateUserResponse.SerializeToString,
+            ),
+            'SetKycLevel': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetKycLevel,
+                    request_deserializer=pourtier_dot_v1_dot_user__service__pb2.SetKycLevelRequest.FromString,
                     response_serializer=pourtier_dot_v1_dot_user__pb2.User.SerializeToString,
             ),
     }
@@ -149,6 +307,195 @@ class UserService:
             target,
             '/pourtier.v1.UserService/UpdateMe',
             pourtier_dot_v1_dot_user__service__pb2.UpdateMeRequest.SerializeToString,
+            pourtier_dot_v1_dot_user__pb2.User.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.UserService/GetUser',
+            pourtier_dot_v1_dot_user__service__pb2.GetUserRequest.SerializeToString,
+            pourtier_dot_v1_dot_user__pb2.User.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUserByWallet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.UserService/GetUserByWallet',
+            pourtier_dot_v1_dot_user__service__pb2.GetUserByWalletRequest.SerializeToString,
+            pourtier_dot_v1_dot_user__pb2.User.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.UserService/BatchGetUsers',
+            pourtier_dot_v1_dot_user__service__pb2.BatchGetUsersRequest.SerializeToString,
+            pourtier_dot_v1_dot_user__service__pb2.BatchGetUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.UserService/ListUsers',
+            pourtier_dot_v1_dot_user__service__pb2.ListUsersRequest.SerializeToString,
+            pourtier_dot_v1_dot_user__service__pb2.ListUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuspendUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.UserService/SuspendUser',
+            pourtier_dot_v1_dot_user__service__pb2.SuspendUserRequest.SerializeToString,
+            pourtier_dot_v1_dot_user__service__pb2.SuspendUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReinstateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.UserService/ReinstateUser',
+            pourtier_dot_v1_dot_user__service__pb2.ReinstateUserRequest.SerializeToString,
+            pourtier_dot_v1_dot_user__service__pb2.ReinstateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetKycLevel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.UserService/SetKycLevel',
+            pourtier_dot_v1_dot_user__service__pb2.SetKycLevelRequest.SerializeToString,
             pourtier_dot_v1_dot_user__pb2.User.FromString,
             options,
             channel_credentials,

@@ -55,6 +55,66 @@ class UserServiceStub:
     Errors: INVALID_UPDATE_MASK, ETAG_MISMATCH, and those of every call by a signed-in
     user.
     """
+    GetUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.GetUserRequest, _user_pb2.User]
+    """Returns an account.
+
+    Changes nothing. The user of that id may call it, a service with the scope
+    `users.read`, and an administrator.
+
+    Errors: USER_NOT_FOUND (never for one's own), PERMISSION_DENIED, and those of every
+    call by a signed-in user or a service.
+    """
+    GetUserByWallet: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.GetUserByWalletRequest, _user_pb2.User]
+    """Returns the account that a wallet signs in to.
+
+    Changes nothing. A service with the scope `users.read` may call it, and an
+    administrator.
+
+    Errors: UNSUPPORTED_CHAIN, MALFORMED_ADDRESS, USER_NOT_FOUND, PERMISSION_DENIED, and
+    those of every call by a signed-in user or a service.
+    """
+    BatchGetUsers: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.BatchGetUsersRequest, _user_service_pb2.BatchGetUsersResponse]
+    """Returns up to a thousand accounts at once.
+
+    Changes nothing. A service with the scope `users.read` may call it. The accounts
+    come in the order of the request; ids without an account are named, and are no error.
+
+    Errors: those of every call by a service.
+    """
+    ListUsers: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.ListUsersRequest, _user_service_pb2.ListUsersResponse]
+    """Lists accounts, in the order in which they were registered.
+
+    Changes nothing. An administrator may call it. Filters are joined by "and".
+
+    Errors: INVALID_PAGE_TOKEN, PERMISSION_DENIED, and those of every call by a
+    signed-in user.
+    """
+    SuspendUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.SuspendUserRequest, _user_service_pb2.SuspendUserResponse]
+    """Suspends an account: all its sessions end, and nobody can sign in to it.
+
+    An administrator may call it. Repeated, it changes nothing. The last active
+    administrator cannot be suspended.
+
+    Errors: USER_NOT_FOUND, LAST_ADMIN, PERMISSION_DENIED, and those of every call by a
+    signed-in user.
+    """
+    ReinstateUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.ReinstateUserRequest, _user_service_pb2.ReinstateUserResponse]
+    """Ends a suspension. Sessions do not come back.
+
+    An administrator may call it. Repeated, it changes nothing.
+
+    Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
+    user.
+    """
+    SetKycLevel: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.SetKycLevelRequest, _user_pb2.User]
+    """Notes how far a person's identity has been checked.
+
+    A service with the scope `users.kyc` may call it, and an administrator. Repeated, it
+    changes nothing.
+
+    Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
+    user or a service.
+    """
 
 @_typing.type_check_only
 class UserServiceAsyncStub(UserServiceStub):
@@ -81,6 +141,66 @@ class UserServiceAsyncStub(UserServiceStub):
 
     Errors: INVALID_UPDATE_MASK, ETAG_MISMATCH, and those of every call by a signed-in
     user.
+    """
+    GetUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.GetUserRequest, _user_pb2.User]  # type: ignore[assignment]
+    """Returns an account.
+
+    Changes nothing. The user of that id may call it, a service with the scope
+    `users.read`, and an administrator.
+
+    Errors: USER_NOT_FOUND (never for one's own), PERMISSION_DENIED, and those of every
+    call by a signed-in user or a service.
+    """
+    GetUserByWallet: _aio.UnaryUnaryMultiCallable[_user_service_pb2.GetUserByWalletRequest, _user_pb2.User]  # type: ignore[assignment]
+    """Returns the account that a wallet signs in to.
+
+    Changes nothing. A service with the scope `users.read` may call it, and an
+    administrator.
+
+    Errors: UNSUPPORTED_CHAIN, MALFORMED_ADDRESS, USER_NOT_FOUND, PERMISSION_DENIED, and
+    those of every call by a signed-in user or a service.
+    """
+    BatchGetUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.BatchGetUsersRequest, _user_service_pb2.BatchGetUsersResponse]  # type: ignore[assignment]
+    """Returns up to a thousand accounts at once.
+
+    Changes nothing. A service with the scope `users.read` may call it. The accounts
+    come in the order of the request; ids without an account are named, and are no error.
+
+    Errors: those of every call by a service.
+    """
+    ListUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.ListUsersRequest, _user_service_pb2.ListUsersResponse]  # type: ignore[assignment]
+    """Lists accounts, in the order in which they were registered.
+
+    Changes nothing. An administrator may call it. Filters are joined by "and".
+
+    Errors: INVALID_PAGE_TOKEN, PERMISSION_DENIED, and those of every call by a
+    signed-in user.
+    """
+    SuspendUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.SuspendUserRequest, _user_service_pb2.SuspendUserResponse]  # type: ignore[assignment]
+    """Suspends an account: all its sessions end, and nobody can sign in to it.
+
+    An administrator may call it. Repeated, it changes nothing. The last active
+    administrator cannot be suspended.
+
+    Errors: USER_NOT_FOUND, LAST_ADMIN, PERMISSION_DENIED, and those of every call by a
+    signed-in user.
+    """
+    ReinstateUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.ReinstateUserRequest, _user_service_pb2.ReinstateUserResponse]  # type: ignore[assignment]
+    """Ends a suspension. Sessions do not come back.
+
+    An administrator may call it. Repeated, it changes nothing.
+
+    Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
+    user.
+    """
+    SetKycLevel: _aio.UnaryUnaryMultiCallable[_user_service_pb2.SetKycLevelRequest, _user_pb2.User]  # type: ignore[assignment]
+    """Notes how far a person's identity has been checked.
+
+    A service with the scope `users.kyc` may call it, and an administrator. Repeated, it
+    changes nothing.
+
+    Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
+    user or a service.
     """
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -117,6 +237,108 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_UPDATE_MASK, ETAG_MISMATCH, and those of every call by a signed-in
         user.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUser(
+        self,
+        request: _user_service_pb2.GetUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_pb2.User, _abc.Awaitable[_user_pb2.User]]:
+        """Returns an account.
+
+        Changes nothing. The user of that id may call it, a service with the scope
+        `users.read`, and an administrator.
+
+        Errors: USER_NOT_FOUND (never for one's own), PERMISSION_DENIED, and those of every
+        call by a signed-in user or a service.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUserByWallet(
+        self,
+        request: _user_service_pb2.GetUserByWalletRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_pb2.User, _abc.Awaitable[_user_pb2.User]]:
+        """Returns the account that a wallet signs in to.
+
+        Changes nothing. A service with the scope `users.read` may call it, and an
+        administrator.
+
+        Errors: UNSUPPORTED_CHAIN, MALFORMED_ADDRESS, USER_NOT_FOUND, PERMISSION_DENIED, and
+        those of every call by a signed-in user or a service.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchGetUsers(
+        self,
+        request: _user_service_pb2.BatchGetUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_service_pb2.BatchGetUsersResponse, _abc.Awaitable[_user_service_pb2.BatchGetUsersResponse]]:
+        """Returns up to a thousand accounts at once.
+
+        Changes nothing. A service with the scope `users.read` may call it. The accounts
+        come in the order of the request; ids without an account are named, and are no error.
+
+        Errors: those of every call by a service.
+        """
+
+    @_abc_1.abstractmethod
+    def ListUsers(
+        self,
+        request: _user_service_pb2.ListUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_service_pb2.ListUsersResponse, _abc.Awaitable[_user_service_pb2.ListUsersResponse]]:
+        """Lists accounts, in the order in which they were registered.
+
+        Changes nothing. An administrator may call it. Filters are joined by "and".
+
+        Errors: INVALID_PAGE_TOKEN, PERMISSION_DENIED, and those of every call by a
+        signed-in user.
+        """
+
+    @_abc_1.abstractmethod
+    def SuspendUser(
+        self,
+        request: _user_service_pb2.SuspendUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_service_pb2.SuspendUserResponse, _abc.Awaitable[_user_service_pb2.SuspendUserResponse]]:
+        """Suspends an account: all its sessions end, and nobody can sign in to it.
+
+        An administrator may call it. Repeated, it changes nothing. The last active
+        administrator cannot be suspended.
+
+        Errors: USER_NOT_FOUND, LAST_ADMIN, PERMISSION_DENIED, and those of every call by a
+        signed-in user.
+        """
+
+    @_abc_1.abstractmethod
+    def ReinstateUser(
+        self,
+        request: _user_service_pb2.ReinstateUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_service_pb2.ReinstateUserResponse, _abc.Awaitable[_user_service_pb2.ReinstateUserResponse]]:
+        """Ends a suspension. Sessions do not come back.
+
+        An administrator may call it. Repeated, it changes nothing.
+
+        Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
+        user.
+        """
+
+    @_abc_1.abstractmethod
+    def SetKycLevel(
+        self,
+        request: _user_service_pb2.SetKycLevelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_pb2.User, _abc.Awaitable[_user_pb2.User]]:
+        """Notes how far a person's identity has been checked.
+
+        A service with the scope `users.kyc` may call it, and an administrator. Repeated, it
+        changes nothing.
+
+        Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
+        user or a service.
         """
 
 def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,6 +22,7 @@ from google.protobuf import (
     descriptor_pb2,
     duration_pb2,
     field_mask_pb2,
+    struct_pb2,
     timestamp_pb2,
 )
 from protovalidate._gen.buf.validate import validate_pb
@@ -46,7 +47,14 @@ def validate_descriptors() -> bytes:
     it imports in turn.
     """
     files = descriptor_pb2.FileDescriptorSet()
-    for module in (descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2):
+    modules = (
+        descriptor_pb2,
+        duration_pb2,
+        field_mask_pb2,
+        struct_pb2,
+        timestamp_pb2,
+    )
+    for module in modules:
         files.file.add().ParseFromString(module.DESCRIPTOR.serialized_pb)
     files.file.add().ParseFromString(validate_pb.desc().proto.to_binary())
     return files.SerializeToString()

@@ -118,9 +118,53 @@ class Contract:
 
     @property
     def path_variables(self) -> tuple[str, ...]:
-        """Every path variable, in every spelling that a query string could use."""
-        names = {name for method in self.methods for name in method.variables}
+        """The path variables that are nobody's query parameters, in every spelling.
+
+        As parameters they can be ignored everywhere; the others are in `guarded_paths`.
+        """
+        names = self._variables - self._ambiguous
         return tuple(sorted({s for name in names for s in _spellings(name)}))
+
+    @property
+    def guarded_paths(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Paths with a variable that is a query parameter elsewhere.
+
+        Each is the HTTP template, and the parameters that it must not be called with.
+        """
+        guarded = []
+        for method in self.methods:
+            names = sorted(method.variables & self._ambiguous)
+            spelled = tuple(s for name in names for s in sorted(_spellings(name)))
+            guarded += [
+                (binding.partition(" ")[2], spelled)
+                for binding in method.bindings
+                if spelled and "{" in binding
+            ]
+        return tuple(guarded)
+
+    @property
+    def literal_paths(self) -> tuple[str, ...]:
+        """The HTTP paths without a variable."""
+        bindings = (one for method in self.methods for one in method.bindings)
+        paths = (binding.partition(" ")[2] for binding in bindings)
+        return tuple(sorted({path for path in paths if "{" not in path}))
+
+    @property
+    def _variables(self) -> frozenset[str]:
+        return frozenset(name for each in self.methods for name in each.variables)
+
+    @property
+    def _ambiguous(self) -> frozenset[str]:
+        """The path variables of one method that are query parameters of another."""
+        return frozenset(
+            name
+            for name in self._variables
+            if any(
+                name.partition(".")[0] in method.query
+                for method in self.methods
+                if name not in method.variables
+            )
+        )
 
 
 def read_contract(descriptors: bytes) -> Contract:
@@ -128,9 +172,7 @@ def read_contract(descriptors: bytes) -> Contract:
 
     Every service in it whose methods carry a policy belongs to the contract. Raises
     EdgeError where a method of such a service has no policy, and where a query
-    parameter would have the name of another method's path variable or body: Envoy's
-    list of ignored parameters and the guard know no methods, so that the parameter
-    would silently do nothing, or be refused.
+    parameter would have the name of another method's body: the guard would refuse it.
     """
     files = FileDescriptorSet()
     try:
@@ -214,15 +256,7 @@ def _query(request: DescriptorProto, rules: Iterable[HttpRule]) -> frozenset[str
 
 
 def _refuse_lost_parameters(contract: Contract) -> None:
-    variables = {name for method in contract.methods for name in method.variables}
     for method in contract.methods:
-        for name in sorted(variables - method.variables):
-            if name.partition(".")[0] in method.query:
-                raise EdgeError(
-                    f"{method.name}: the query parameter {name} has the name of another"
-                    " method's path variable, which Envoy ignores in every query; call"
-                    " one of them otherwise"
-                )
         for verb in sorted(method.query_verbs):
             bodies = contract.body_fields.get(verb, ())
             for name in sorted(method.query.intersection(bodies)):

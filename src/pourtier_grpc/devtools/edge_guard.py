@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from pourtier_grpc.devtools.edge_contract import Contract
@@ -79,6 +80,9 @@ def guard(contract: Contract) -> Node:
     of whatever lies between. Where the body is the whole request no query is taken,
     where it is one field, none that reaches into that field.
 
+    Queries over paths: a path variable that is a query parameter of another method
+    cannot be among those that are ignored, so it is refused where it is the path's.
+
     gRPC's headers: grpcio answers INTERNAL, without a reason, to a timeout or an
     encoding that it cannot read, and to any encoding of what is not gRPC.
     """
@@ -87,6 +91,9 @@ def guard(contract: Contract) -> Node:
         refused["query-beside-body"] = _all(
             _verb(contract.verbs_without_query), _path(ANY_QUERY)
         )
+    for number, (template, names) in enumerate(contract.guarded_paths, 1):
+        over = _query_over(template, names, contract.literal_paths)
+        refused[f"query-over-path-{number}"] = over
     for verb, fields in contract.body_fields.items():
         refused[f"query-into-body-of-{verb}"] = _all(
             _verb([verb]), _path(_parameter(fields))
@@ -117,6 +124,20 @@ def guard(contract: Contract) -> Node:
 
 def _on_match(matcher: Node) -> Node:
     return {"remove_on_match": {"key_matcher": matcher}}
+
+
+def _query_over(template: str, names: Iterable[str], literals: Iterable[str]) -> Node:
+    """Matches a call of that template whose query names one of its variables.
+
+    A path of another method that only looks like it (`/api/users/me`) is left alone.
+    """
+    fixed = re.split(r"\{[^}]*\}", template)
+    path = "[^/?]+".join(re.escape(each) for each in fixed)
+    query = rf"/?\?(?:[^&]*&)*(?:{'|'.join(names)})(?:[.=&].*)?"
+    others = [re.escape(each) for each in literals if re.fullmatch(path, each)]
+    if not others:
+        return _path(path + query)
+    return _all(_path(path + query), _not(_path(rf"(?:{'|'.join(others)})/?\?.*")))
 
 
 def _parameter(fields: Iterable[str]) -> str:
