@@ -9,17 +9,21 @@ from pathlib import Path
 import grpc
 
 from pourtier_grpc.config import ConfigError, Settings
+from pourtier_grpc.tls import Certificates
 
 # sun_path of a Unix socket on Linux, less its closing zero.
 MAX_SOCKET_PATH = 107
 
 
-def listen_native(server: grpc.Server, settings: Settings) -> tuple[int, ...]:
+def listen_native(
+    server: grpc.Server, settings: Settings, certificates: Certificates | None = None
+) -> tuple[int, ...]:
     """Binds the addresses of native callers; answers their ports.
 
+    All of them speak TLS where there are certificates, and none of them otherwise.
     Raises ConfigError where one is taken or cannot be used.
     """
-    return tuple(_bind(server, address) for address in settings.listen)
+    return tuple(_bind(server, address, certificates) for address in settings.listen)
 
 
 def listen_edge(server: grpc.Server, settings: Settings) -> None:
@@ -55,8 +59,10 @@ def _options(settings: Settings) -> dict[str, int]:
     }
 
 
-def _bind(server: grpc.Server, address: str) -> int:
+def _bind(server: grpc.Server, address: str, certificates: Certificates | None) -> int:
     try:
+        if certificates is not None:
+            return server.add_secure_port(address, certificates.credentials())
         return server.add_insecure_port(address)
     except RuntimeError:
         raise ConfigError(

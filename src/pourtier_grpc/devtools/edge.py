@@ -24,7 +24,13 @@ from pourtier_grpc.devtools.edge_contract import (
 )
 from pourtier_grpc.devtools.edge_http import HttpParts, Listener
 from pourtier_grpc.devtools.edge_routes import CLUSTER, Routes
-from pourtier_grpc.devtools.edge_settings import Address, EdgeSettings
+from pourtier_grpc.devtools.edge_settings import (
+    Address,
+    EdgeSettings,
+    EdgeTls,
+    seconds,
+)
+from pourtier_grpc.devtools.edge_tls import secrets, transport_socket
 from pourtier_grpc.devtools.edge_yaml import Node, Note, typed
 from pourtier_grpc.devtools.edge_yaml import render as render_yaml
 
@@ -33,10 +39,13 @@ __all__ = [
     "Contract",
     "EdgeError",
     "EdgeSettings",
+    "EdgeTls",
     "Method",
     "build",
     "read_contract",
     "render",
+    "secrets",
+    "write",
 ]
 
 ROOT = Path(__file__).parents[3]
@@ -63,12 +72,16 @@ def build(contract: Contract, settings: EdgeSettings) -> dict[str, Node]:
         address=settings.public,
         origins=settings.public_origins,
         trusted_proxies=settings.trusted_proxies,
+        tls=settings.public_tls,
+        # Browsers hold to it for every port of a host, so only here, where they come.
+        strict_transport=settings.public_tls is not None,
     )
     internal = Listener(
         name="internal",
         address=settings.internal,
         origins=settings.internal_origins,
         keeps_request_id=True,
+        tls=settings.internal_tls,
     )
     return {
         "node": {"id": "pourtier-edge", "cluster": CLUSTER},
@@ -83,11 +96,11 @@ def build(contract: Contract, settings: EdgeSettings) -> dict[str, Node]:
             "listeners": [
                 Note(
                     "People: the methods that PUBLIC, USER, SELF or ADMIN may call.",
-                    _listener(public, http, routes.public(public)),
+                    _listener(public, http, routes.public(public), settings),
                 ),
                 Note(
                     "Internal services and engineers: every method.",
-                    _listener(internal, http, routes.internal(internal)),
+                    _listener(internal, http, routes.internal(internal), settings),
                 ),
             ],
             "clusters": [_cluster(settings)],
@@ -98,6 +111,17 @@ def build(contract: Contract, settings: EdgeSettings) -> dict[str, Node]:
 def render(settings: EdgeSettings, contract: Contract | None = None) -> str:
     """The text of the configuration file, for the committed contract by default."""
     return HEADER + render_yaml(build(contract or committed_contract(), settings))
+
+
+def write(folder: Path, settings: EdgeSettings) -> None:
+    """Puts an edge's files there: `envoy.yaml`, and what `settings.secrets` holds.
+
+    The secrets' files name certificates and keys, and have none in them.
+    """
+    (folder / "secrets").mkdir(exist_ok=True)
+    (folder / "envoy.yaml").write_text(render(settings), encoding="utf-8")
+    for name, text in secrets(settings):
+        (folder / "secrets" / name).write_text(text, encoding="utf-8")
 
 
 def committed_contract() -> Contract:
@@ -128,14 +152,25 @@ def main(arguments: Iterable[str] | None = None) -> int:
     return 0
 
 
-def _listener(listener: Listener, http: HttpParts, route_config: Node) -> Node:
+def _listener(
+    listener: Listener, http: HttpParts, route_config: Node, settings: EdgeSettings
+) -> Node:
+    chain: dict[str, Node] = {
+        "filters": [http.connection_manager(listener, route_config)]
+    }
+    if listener.tls is not None:
+        chain["transport_socket"] = transport_socket(
+            listener.name, listener.tls, settings
+        )
+        chain["transport_socket_connect_timeout"] = Note(
+            "For the handshake, which nothing else limits.",
+            seconds(settings.receive_timeout),
+        )
     return {
         "name": listener.name,
         "address": _socket_address(listener.address),
         "per_connection_buffer_limit_bytes": 32_768,
-        "filter_chains": [
-            {"filters": [http.connection_manager(listener, route_config)]}
-        ],
+        "filter_chains": [chain],
     }
 
 

@@ -9,7 +9,12 @@ from datetime import timedelta
 from pourtier_grpc.devtools.edge_contract import Contract
 from pourtier_grpc.devtools.edge_guard import cleaning, guard
 from pourtier_grpc.devtools.edge_replies import local_reply_config
-from pourtier_grpc.devtools.edge_settings import Address, EdgeSettings, seconds
+from pourtier_grpc.devtools.edge_settings import (
+    Address,
+    EdgeSettings,
+    EdgeTls,
+    seconds,
+)
 from pourtier_grpc.devtools.edge_yaml import Node, Note, Shared, typed
 
 CORS = "envoy.filters.http.cors"
@@ -50,13 +55,18 @@ MIN_COMPRESSED = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """What distinguishes the two listeners."""
+    """What distinguishes the two listeners.
+
+    `strict_transport` tells browsers to come by TLS alone from now on (HSTS).
+    """
 
     name: str
     address: Address
     origins: tuple[str, ...]
     trusted_proxies: int = 0
     keeps_request_id: bool = False
+    tls: EdgeTls | None = None
+    strict_transport: bool = False
 
 
 class HttpParts:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pourtier_grpc.devtools.edge_contract import INFRASTRUCTURE, Contract, Method
 from pourtier_grpc.devtools.edge_http import BUFFER, CORS, RECEIVED, HttpParts, Listener
 from pourtier_grpc.devtools.edge_settings import EdgeSettings, seconds
+from pourtier_grpc.devtools.edge_tls import STRICT_TRANSPORT
 from pourtier_grpc.devtools.edge_yaml import Node, Note, Shared, typed
 from pourtier_grpc.interceptors.entry import EDGE_CLIENT_ADDRESS
 
@@ -74,6 +75,7 @@ class Routes:
             ],
             "response_headers_to_remove": ["grpc-accept-encoding"],
             "response_headers_to_add": [
+                *_strict_transport(listener),
                 _set_header("x-content-type-options", "nosniff"),
                 Note(
                     "Tokens are kept by nobody on the way (RFC 6749 section 5.1).",
@@ -93,6 +95,11 @@ class Routes:
         else:
             route["route"] = self._read if method.read else self._mutation
         return Note(", ".join(method.bindings), route) if method.bindings else route
+
+
+def _strict_transport(listener: Listener) -> Iterable[Node]:
+    if listener.strict_transport:
+        yield _set_header("strict-transport-security", STRICT_TRANSPORT)
 
 
 def _read_action(settings: EdgeSettings) -> Node:

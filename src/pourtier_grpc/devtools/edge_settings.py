@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 
+from pourtier_grpc.config import is_loopback
 from pourtier_grpc.listening import MAX_SOCKET_PATH
 
 
@@ -15,6 +16,19 @@ class Address:
 
     host: str = "127.0.0.1"
     port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeTls:
+    """The PEM files that encrypt a listener, where Envoy finds them.
+
+    `client_ca` has the authorities of clients' certificates, which are then demanded
+    (mutual TLS); None lets in whoever comes.
+    """
+
+    certificate: str
+    key: str
+    client_ca: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +42,21 @@ class EdgeSettings:
     front of the public listener and append to `x-forwarded-for`; one too many lets
     clients choose their address. Origins are exact (`https://app.lumiere.trade`), and
     an empty list allows none. `call_timeout` bounds a whole call, `receive_timeout` the
-    arrival of its request, `attempt_timeout` one attempt at a read. Raises ValueError
-    where a socket is missing or its path too long, and for the origin `*`.
+    arrival of its request, `attempt_timeout` one attempt at a read.
+
+    A listener with TLS answers nothing in plaintext, loopback included: behind a
+    forwarder on the same machine every client has a loopback address. `secrets` is the
+    folder of the files that name certificates. The internal listener takes API keys
+    from whoever reaches it: off loopback it must have mutual TLS. Raises ValueError
+    where it has not, where a socket is missing or its path too long, and for the origin
+    `*`.
     """
 
     public: Address = Address(port=9000)
     internal: Address = Address(port=9001)
+    public_tls: EdgeTls | None = None
+    internal_tls: EdgeTls | None = None
+    secrets: str = "/etc/pourtier/secrets"
     admin: str = "/run/pourtier/envoy-admin.sock"
     sockets: tuple[str, ...] = ("/run/pourtier/grpc-0.sock",)
     descriptor_set: str = "/etc/pourtier/pourtier.binpb"
@@ -59,6 +82,12 @@ class EdgeSettings:
                 raise ValueError(f"{path} is too long for a Unix socket")
         if "*" in (*self.public_origins, *self.internal_origins):
             raise ValueError("an origin is exact; `*` would let any site call")
+        mutual = self.internal_tls is not None and self.internal_tls.client_ca
+        if not mutual and not is_loopback(f"{self.internal.host}:"):
+            raise ValueError(
+                f"the internal listener at {self.internal.host} is off loopback: give"
+                " it mutual TLS (internal_tls with a client_ca)"
+            )
 
 
 def seconds(duration: timedelta) -> str:
