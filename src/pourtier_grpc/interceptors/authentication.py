@@ -6,13 +6,12 @@ that anybody may call ignores them, but for one that says it reads the bearer to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
 from pourtier_grpc.call import Call, Handler, Interceptor, Method
-from pourtier_grpc.caller import SignedInUser
+from pourtier_grpc.caller import ApiKey, Bearer, Credential, Principal
 from pourtier_grpc.errors import ErrorReason, PourtierError
 
 AUTHORIZATION = "authorization"
@@ -21,13 +20,10 @@ SCHEME = "bearer"
 
 
 class Authenticator(Protocol):
-    """Knows whose access token it is."""
+    """Knows whose credential it is."""
 
-    def authenticate(self, access_token: str) -> SignedInUser:
-        """The user.
-
-        Raises TOKEN_INVALID, TOKEN_EXPIRED, SESSION_ENDED or USER_SUSPENDED.
-        """
+    def authenticate(self, credential: Credential) -> Principal:
+        """The person or service. Raises what is wrong with the credential."""
         ...
 
 
@@ -36,24 +32,26 @@ def authentication(authenticator: Authenticator) -> Interceptor:
 
     def intercept(method: Method, handler: Handler) -> Handler:
         def with_bearer(request: Any, call: Call) -> Message:
-            credential = _credential(call)
-            call.bearer = None if credential is None else _bearer(credential)
+            sent = _sent(call)
+            credential = None if sent is None else _credential(sent)
+            if isinstance(credential, Bearer):
+                call.bearer = credential.token
             return handler(request, call)
 
         def proven(request: Any, call: Call) -> Message:
-            credential = _credential(call)
-            if credential is None:
+            sent = _sent(call)
+            if sent is None:
                 raise PourtierError(
                     ErrorReason.ERROR_REASON_CREDENTIALS_MISSING,
                     "the method needs a credential",
                 )
-            bearer = _bearer(credential)
-            if bearer is None:
+            credential = _credential(sent)
+            if credential is None:
                 raise PourtierError(
                     ErrorReason.ERROR_REASON_TOKEN_INVALID,
                     "the credential is not one of this service",
                 )
-            call.principal = authenticator.authenticate(bearer)
+            call.principal = authenticator.authenticate(credential)
             return handler(request, call)
 
         if not method.public:
@@ -63,20 +61,10 @@ def authentication(authenticator: Authenticator) -> Interceptor:
     return intercept
 
 
-@dataclass(frozen=True, slots=True)
-class _Credential:
-    """The one credential of a call, as it was sent under one metadata key."""
-
-    key: str
-    value: str = field(repr=False)
-
-
-def _credential(call: Call) -> _Credential | None:
-    """What was sent, or None. Raises MULTIPLE_CREDENTIALS."""
+def _sent(call: Call) -> tuple[str, str] | None:
+    """The metadata key and value of the one credential. Raises MULTIPLE_CREDENTIALS."""
     sent = [
-        _Credential(key, value)
-        for key in (AUTHORIZATION, API_KEY)
-        for value in call.values(key)
+        (key, value) for key in (AUTHORIZATION, API_KEY) for value in call.values(key)
     ]
     if len(sent) > 1:
         raise PourtierError(
@@ -86,9 +74,12 @@ def _credential(call: Call) -> _Credential | None:
     return sent[0] if sent else None
 
 
-def _bearer(credential: _Credential) -> str | None:
-    """The bearer token (RFC 6750 section 2.1), or None where it is something else."""
-    scheme, _, token = credential.value.partition(" ")
-    if credential.key != AUTHORIZATION or scheme.lower() != SCHEME:
-        return None
-    return token.strip(" ") or None
+def _credential(sent: tuple[str, str]) -> Credential | None:
+    """The credential, or None where it is neither bearer token nor API key."""
+    key, value = sent
+    if key == API_KEY:
+        return ApiKey(value)
+    # RFC 6750 section 2.1.
+    scheme, _, token = value.partition(" ")
+    token = token.strip(" ")
+    return Bearer(token) if scheme.lower() == SCHEME and token else None

@@ -9,10 +9,8 @@ from google.protobuf.message import Message
 
 from pourtier.v1.policy_pb2 import Access
 from pourtier_grpc.call import Call, Handler, Method
-from pourtier_grpc.caller import Principal, SignedInUser
+from pourtier_grpc.caller import Principal, Service, SignedInUser
 from pourtier_grpc.errors import ErrorReason, PourtierError
-
-ADMIN = "admin"
 
 Rule = Callable[[Principal, Any], bool]
 
@@ -38,17 +36,22 @@ def _rule(access: Access) -> Rule:
     match access.WhichOneof("who"):
         case "user":
             return lambda principal, _: isinstance(principal, SignedInUser)
+        case "service":
+            scope = access.service.scope
+            return lambda principal, _: (
+                isinstance(principal, Service) and scope in principal.scopes
+            )
         case "admin":
             return _is_admin
         case "self":
             field = access.self.field
             return lambda principal, request: (
                 isinstance(principal, SignedInUser)
-                and getattr(request, field, None) == str(principal.user_id)
+                and getattr(request, field, "").lower() == str(principal.user_id)
             )
         case other:
             raise NotImplementedError(f"no rule for {other}")
 
 
 def _is_admin(principal: Principal, _: object) -> bool:
-    return isinstance(principal, SignedInUser) and ADMIN in principal.roles
+    return isinstance(principal, SignedInUser) and principal.is_admin

@@ -9,18 +9,44 @@ from pourtier_grpc.interceptors.authentication import Authenticator, authenticat
 from pourtier_grpc.interceptors.authorisation import authorisation
 from pourtier_grpc.interceptors.deadlines import deadlines
 from pourtier_grpc.interceptors.error_mapping import error_mapping
+from pourtier_grpc.interceptors.metrics import metrics
 from pourtier_grpc.interceptors.readable import readable
+from pourtier_grpc.interceptors.tracing import tracing
 from pourtier_grpc.interceptors.validation import validation
+from pourtier_grpc.telemetry.metrics import CallMetrics
+from pourtier_grpc.telemetry.tracing import Tracing
+
+
+def observers(
+    *,
+    front: str,
+    calls: CallMetrics,
+    tracer: Tracing | None,
+    log_success_ratio: float,
+) -> tuple[Interceptor, ...]:
+    """What sees every call of a front, also those that are refused without the chain.
+
+    `tracer` is None where nothing is traced.
+    """
+    return (
+        # First, so that the log knows the trace, and the span holds all the rest.
+        *([] if tracer is None else [tracing(tracer)]),
+        access_log(log_success_ratio),
+        metrics(calls, front),
+    )
 
 
 def interceptors(
-    *, authenticator: Authenticator, call_timeout_seconds: float, max_request_bytes: int
+    *,
+    authenticator: Authenticator,
+    call_timeout_seconds: float,
+    max_request_bytes: int,
+    observers: tuple[Interceptor, ...] = (access_log(),),
 ) -> tuple[Interceptor, ...]:
     """Every interceptor, outermost first."""
     return (
-        # Before anything can refuse, so that refused calls are in the log as well.
-        access_log,
-        # Here metrics will stand: they count refused calls too.
+        # Before anything can refuse, so that refused calls are seen as well.
+        *observers,
         # Above all that raises, below all that must know how the call ended.
         error_mapping,
         # Inside the mapping, because it speaks only where the call succeeded.

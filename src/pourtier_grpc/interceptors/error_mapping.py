@@ -31,11 +31,14 @@ CODES: dict[grpc.StatusCode, tuple[str, ...]] = {
         "MALFORMED_MESSAGE",
         "MALFORMED_SIGNATURE",
         "INVALID_UPDATE_MASK",
+        "INVALID_PAGE_TOKEN",
     ),
     grpc.StatusCode.UNAUTHENTICATED: (
         "CREDENTIALS_MISSING",
         "TOKEN_INVALID",
         "TOKEN_EXPIRED",
+        "API_KEY_INVALID",
+        "API_KEY_EXPIRED",
         "SESSION_ENDED",
         "REFRESH_TOKEN_INVALID",
         "REFRESH_TOKEN_REUSED",
@@ -51,8 +54,13 @@ CODES: dict[grpc.StatusCode, tuple[str, ...]] = {
         "SIGNATURE_INVALID",
     ),
     grpc.StatusCode.PERMISSION_DENIED: ("USER_SUSPENDED", "PERMISSION_DENIED"),
-    grpc.StatusCode.NOT_FOUND: ("WALLET_NOT_REGISTERED",),
+    grpc.StatusCode.NOT_FOUND: (
+        "WALLET_NOT_REGISTERED",
+        "USER_NOT_FOUND",
+        "SESSION_NOT_FOUND",
+    ),
     grpc.StatusCode.ALREADY_EXISTS: ("WALLET_ALREADY_REGISTERED",),
+    grpc.StatusCode.FAILED_PRECONDITION: ("LAST_ADMIN",),
     grpc.StatusCode.ABORTED: ("CONFLICT", "ETAG_MISMATCH"),
     grpc.StatusCode.RESOURCE_EXHAUSTED: ("REQUEST_TOO_LARGE", "OVERLOADED"),
     grpc.StatusCode.DEADLINE_EXCEEDED: ("DEADLINE_EXCEEDED",),
@@ -99,9 +107,7 @@ def error_mapping(method: Method, handler: Handler) -> Handler:
             call.code = grpc.StatusCode.CANCELLED.name
             raise
         except Exception:  # noqa: BLE001 - the last resort, and it is logged
-            _log.exception(
-                "defect", method=method.path, request_id=call.client.request_id
-            )
+            _log.exception("defect", method=method.path, **call.log_fields())
             reason = ErrorReason.ERROR_REASON_INTERNAL
             _abort(call, PourtierError(reason, "internal error"))
 

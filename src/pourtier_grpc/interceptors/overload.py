@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.message import Message
 
-from pourtier_grpc.call import Call, Method, compose
+from pourtier_grpc.call import Call, Interceptor, Method, compose
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.interceptors.access_log import access_log
 from pourtier_grpc.interceptors.entry import entry
@@ -41,9 +41,12 @@ class Overload(grpc.ServerInterceptor):
         *,
         pool: BoundedPool,
         refusing: ThreadPoolExecutor,
+        observers: tuple[Interceptor, ...] = (access_log(),),
     ) -> None:
         self._pool = pool
-        self._refusals = {method.path: _refusal(method, refusing) for method in methods}
+        self._refusals = {
+            method.path: _refusal(method, refusing, observers) for method in methods
+        }
 
     def intercept_service(
         self,
@@ -58,8 +61,10 @@ class Overload(grpc.ServerInterceptor):
         return continuation(handler_call_details)
 
 
-def _refusal(method: Method, refusing: ThreadPoolExecutor) -> RpcHandler:
-    handler = compose((access_log, error_mapping), method, _refuse)
+def _refusal(
+    method: Method, refusing: ThreadPoolExecutor, observers: tuple[Interceptor, ...]
+) -> RpcHandler:
+    handler = compose((*observers, error_mapping), method, _refuse)
     # A handler of streams is called before anything of the request has come.
     return grpc.stream_unary_rpc_method_handler(
         in_pool(entry(method, handler), refusing)

@@ -11,7 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from pourtier.v1.policy_pb2 import MethodPolicy
-from pourtier_grpc.call import Call, Method, compose
+from pourtier_grpc.call import Call, Interceptor, Method, compose
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.interceptors.access_log import access_log
 from pourtier_grpc.interceptors.entry import entry
@@ -24,8 +24,13 @@ MAX_NAME = 128
 class UnknownMethods(grpc.GenericRpcHandler):
     """The handler of every method that nobody else handles."""
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        observers: tuple[Interceptor, ...] = (access_log(),),
+    ) -> None:
         self._pool = pool
+        self._chain = (*observers, error_mapping)
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -38,9 +43,8 @@ class UnknownMethods(grpc.GenericRpcHandler):
             request_type=Empty,
             response_type=Empty,
         )
-        chain = (access_log, error_mapping)
         behaviour: Callable[..., Message] = entry(
-            method, compose(chain, method, _refuse)
+            method, compose(self._chain, method, _refuse)
         )
         # A handler of streams is called before anything of the request has come.
         return grpc.stream_unary_rpc_method_handler(in_pool(behaviour, self._pool))

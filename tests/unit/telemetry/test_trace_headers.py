@@ -1,0 +1,65 @@
+"""The W3C Trace Context headers of a call."""
+
+from __future__ import annotations
+
+import pytest
+
+from pourtier_grpc.telemetry.tracing import Parent, parent_of
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize(
+    ("header", "sampled"),
+    [
+        (f"00-{TRACE}-{SPAN}-01", True),
+        (f"00-{TRACE}-{SPAN}-00", False),
+        # Other flags say nothing of sampling; later versions may append.
+        (f"00-{TRACE}-{SPAN}-02", False),
+        (f"00-{TRACE}-{SPAN}-ff", True),
+        (f"01-{TRACE}-{SPAN}-01-what-may-come", True),
+    ],
+)
+def test_a_parent_is_read(header: str, sampled: bool) -> None:
+    assert parent_of([("traceparent", header)]) == Parent(TRACE, SPAN, sampled)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "00",
+        f"00-{TRACE}-{SPAN}",
+        f"00-{TRACE}-{SPAN}-1",
+        f"00-{TRACE}-{SPAN}-01-",
+        f"00-{TRACE}-{SPAN}-01\n",
+        f"ff-{TRACE}-{SPAN}-01",
+        f"0-{TRACE}-{SPAN}-01",
+        f"00-{TRACE[1:]}-{SPAN}-01",
+        f"00-{TRACE.upper()}-{SPAN}-01",
+        f"00-{'0' * 32}-{SPAN}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE}-{SPAN}-0g",
+        b"00",
+    ],
+)
+def test_what_is_no_header_of_the_standard_is_no_parent(header: str | bytes) -> None:
+    assert parent_of([("traceparent", header)]) is None
+
+
+def test_two_headers_are_none() -> None:
+    header = ("traceparent", f"00-{TRACE}-{SPAN}-01")
+    assert parent_of([header, header]) is None
+
+
+def test_states_are_one_list() -> None:
+    metadata = [
+        ("tracestate", "a=1"),
+        ("traceparent", f"00-{TRACE}-{SPAN}-01"),
+        ("tracestate", "b=2"),
+    ]
+    assert parent_of(metadata) == Parent(TRACE, SPAN, sampled=True, state="a=1,b=2")
+
+
+def test_without_the_header_there_is_no_parent() -> None:
+    assert parent_of([("tracestate", "a=1"), ("other", b"")]) is None
