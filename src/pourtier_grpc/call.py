@@ -16,7 +16,15 @@ from protovalidate import collect_violations
 
 from pourtier.v1 import policy_pb2
 from pourtier.v1.policy_pb2 import MethodPolicy
-from pourtier_grpc.caller import ANONYMOUS, Client, Principal, SignedInUser
+from pourtier.v1.user_pb2 import User
+from pourtier_grpc.caller import (
+    ANONYMOUS,
+    Client,
+    Principal,
+    Service,
+    SignedInUser,
+)
+from pourtier_grpc.logs import shortened
 
 
 class PolicyError(Exception):
@@ -67,6 +75,9 @@ class Call:
     `headers` go with a successful answer. `code` and `reason` are the outcome, once
     there is one: the name of the gRPC status code, and that of the reason or None where
     the call succeeded.
+
+    For logs alone: `trace_id` is that of the trace that the call belongs to, `account`
+    is whose account a public method has opened or proven.
     """
 
     method: Method
@@ -78,6 +89,8 @@ class Call:
     code: str = "OK"
     reason: str | None = None
     headers: list[tuple[str, str]] = field(default_factory=list)
+    trace_id: str | None = None
+    account: User | None = None
 
     @property
     def signed_in(self) -> SignedInUser:
@@ -85,6 +98,28 @@ class Call:
         if not isinstance(self.principal, SignedInUser):
             raise TypeError(f"the policy of {self.method.path} lets in others")
         return self.principal
+
+    @property
+    def acting_for_others(self) -> str:
+        """Who calls a method that acts on another's affairs, for the audit log."""
+        if not isinstance(self.principal, SignedInUser | Service):
+            raise TypeError(f"the policy of {self.method.path} lets in others")
+        return self.principal.acting_for_others
+
+    def log_fields(self) -> dict[str, str]:
+        """What a line of the log tells of the call: which it is, and whose."""
+        fields = {"request_id": self.client.request_id}
+        if self.trace_id is not None:
+            fields["trace_id"] = self.trace_id
+        if isinstance(self.principal, SignedInUser):
+            fields["user_id"] = str(self.principal.user_id)
+            fields["wallet"] = shortened(self.principal.wallet_address)
+        elif isinstance(self.principal, Service):
+            fields["caller"] = self.principal.name
+        elif self.account is not None:
+            fields["user_id"] = self.account.user_id
+            fields["wallet"] = shortened(self.account.wallet_address)
+        return fields
 
     def values(self, key: str) -> list[str]:
         """Every value of a metadata key, in the order sent; binary ones left out."""

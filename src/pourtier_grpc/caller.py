@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 # Who acts where nobody called: a rule of the service's own.
 SYSTEM = "system"
+# Who acts by the command line, on the machine itself.
+OPERATOR = "operator"
+ADMIN_ROLE = "admin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +41,54 @@ class SignedInUser:
 
     user_id: UUID
     session_id: UUID
+    wallet_address: str
     roles: tuple[str, ...]
 
     @property
+    def is_admin(self) -> bool:
+        """Whether the person may act on the affairs of others."""
+        return ADMIN_ROLE in self.roles
+
+    @property
     def actor(self) -> str:
-        """Who acts, as the audit log writes it."""
+        """Who acts on their own affairs, as the audit log writes it."""
         return actor_of_user(self.user_id)
+
+    @property
+    def acting_for_others(self) -> str:
+        """Who acts on another's affairs, as the audit log writes it."""
+        return f"admin:{self.user_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """An internal service, known by its API key."""
+
+    key_id: UUID
+    name: str
+    scopes: frozenset[str]
+
+    @property
+    def acting_for_others(self) -> str:
+        """Who acts, as the audit log writes it."""
+        return f"service:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """A bearer token, as a caller sent it (RFC 6750)."""
+
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key, as a caller sent it."""
+
+    text: str = field(repr=False)
+
+
+Credential = Bearer | ApiKey
 
 
 def actor_of_user(user_id: UUID | str) -> str:
@@ -51,5 +96,5 @@ def actor_of_user(user_id: UUID | str) -> str:
     return f"user:{user_id}"
 
 
-Principal = Anonymous | SignedInUser
+Principal = Anonymous | SignedInUser | Service
 ANONYMOUS = Anonymous()

@@ -77,10 +77,14 @@ class Settings(BaseSettings):
     challenge_minutes: int = Field(default=10, ge=1, le=60)
     session_idle_days: int = Field(default=30, ge=1)
     session_max_days: int = Field(default=90, ge=1)
+    admin_session_minutes: int = Field(default=60, ge=1)
 
     grpc_listen: Annotated[tuple[str, ...], NoDecode] = ()
     grpc_unix_socket: Path | None = None
     allow_plaintext: bool = False
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_client_ca_file: Path | None = None
     threads: int = Field(default=16, ge=1, le=512)
     queue_limit: int = Field(default=256, ge=1)
     call_timeout_seconds: float = Field(default=30.0, gt=0)
@@ -91,10 +95,22 @@ class Settings(BaseSettings):
     drain_notice_seconds: float = Field(default=2.0, ge=0)
     connection_age_seconds: int = Field(default=600, ge=1)
 
+    metrics_host: str = "127.0.0.1"
+    # 0 is any port that is free.
+    pourtier_metrics_port: int = Field(default=9464, ge=0, le=65535)
+    otel_exporter_otlp_endpoint: str | None = Field(
+        default=None, pattern=r"^https?://[^/@]+/?$"
+    )
+    # Without a value, both depend on the environment.
+    trace_sample_ratio: float | None = Field(default=None, ge=0, le=1)
+    log_success_ratio: float | None = Field(default=None, ge=0, le=1)
+
     pourtier_data_dir: Path = Path(".pourtier")
     pourtier_http_port: int = Field(default=9000, ge=1, le=65535)
     pourtier_internal_http_port: int = Field(default=9001, ge=1, le=65535)
     pourtier_grpc_port: int = Field(default=50051, ge=1, le=65535)
+    # In front of the public listener; one too many lets clients choose their address.
+    trusted_proxies: int = Field(default=0, ge=0, le=16)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -162,9 +178,26 @@ class Settings(BaseSettings):
         return self.grpc_listen or (f"127.0.0.1:{self.pourtier_grpc_port}",)
 
     @property
+    def tls(self) -> bool:
+        """Whether native gRPC is encrypted."""
+        return self.tls_cert_file is not None and self.tls_key_file is not None
+
+    @property
     def keys(self) -> Path:
         """The folder of the key material."""
         return self.key_dir or self.pourtier_data_dir / "keys"
+
+    @property
+    def traced(self) -> float:
+        """Which part of the calls is traced, of those whose caller leaves it to us."""
+        default = 0.01 if self.production else 1.0
+        return default if self.trace_sample_ratio is None else self.trace_sample_ratio
+
+    @property
+    def logged_successes(self) -> float:
+        """Which part of the calls that succeed is in the log."""
+        default = 0.1 if self.production else 1.0
+        return default if self.log_success_ratio is None else self.log_success_ratio
 
     @property
     def access_token_lifetime(self) -> timedelta:
@@ -213,13 +246,26 @@ class Settings(BaseSettings):
 
     def _unsafe_anywhere(self) -> list[str]:
         sentences = []
-        if not self.allow_plaintext:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            sentences.append("TLS needs both TLS_CERT_FILE and TLS_KEY_FILE")
+        elif self.tls_client_ca_file is not None and not self.tls:
+            sentences.append(
+                "TLS_CLIENT_CA_FILE demands nothing of clients without TLS_CERT_FILE "
+                "and TLS_KEY_FILE"
+            )
+        if not self.allow_plaintext and not self.tls:
             sentences += [
-                f"GRPC_LISTEN={address} is plaintext off loopback: put it behind a "
-                "closed network and say so with ALLOW_PLAINTEXT=true"
+                f"GRPC_LISTEN={address} is plaintext off loopback: give it TLS "
+                "(TLS_CERT_FILE, TLS_KEY_FILE), or put it behind a closed network and "
+                "say so with ALLOW_PLAINTEXT=true"
                 for address in self.listen
                 if not is_loopback(address)
             ]
+            if not is_loopback(f"{self.metrics_host}:{self.pourtier_metrics_port}"):
+                sentences.append(
+                    f"METRICS_HOST={self.metrics_host} is plaintext off loopback: put "
+                    "it behind a closed network and say so with ALLOW_PLAINTEXT=true"
+                )
         if "*" in self.origins:
             sentences.append(
                 "ALLOWED_ORIGINS has a wildcard: any site could call, and none of its "

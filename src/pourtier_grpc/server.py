@@ -7,33 +7,53 @@ import importlib.resources
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import grpc
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 
-from pourtier.v1 import auth_service_pb2, status_service_pb2, user_service_pb2
+from pourtier.v1 import (
+    auth_service_pb2,
+    compliance_service_pb2,
+    status_service_pb2,
+    user_service_pb2,
+)
 from pourtier_grpc.call import Interceptor, compose, methods_of
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.config import Settings
-from pourtier_grpc.interceptors.chain import interceptors
+from pourtier_grpc.interceptors.chain import interceptors, observers
 from pourtier_grpc.interceptors.entry import entry
 from pourtier_grpc.interceptors.overload import Overload
 from pourtier_grpc.interceptors.readable import deserializer
 from pourtier_grpc.interceptors.unknown_methods import UnknownMethods
 from pourtier_grpc.listening import listen_edge, listen_native, options
+from pourtier_grpc.measuring import Measuring
+from pourtier_grpc.periodic import Periodic
 from pourtier_grpc.pools import BoundedPool
 from pourtier_grpc.readiness import Readiness
 from pourtier_grpc.servicers.auth import AuthServicer
+from pourtier_grpc.servicers.compliance import ComplianceServicer
 from pourtier_grpc.servicers.standard import HealthServicer, ReflectionServicer
 from pourtier_grpc.servicers.status import StatusServicer
 from pourtier_grpc.servicers.user import UserServicer
+from pourtier_grpc.telemetry.http_view import EDGE, HttpView
+from pourtier_grpc.telemetry.metrics import Metrics
+from pourtier_grpc.telemetry.scrape import MetricsPort
+from pourtier_grpc.telemetry.shared import Place
+from pourtier_grpc.telemetry.tracing import Tracing
+from pourtier_grpc.tls import certificates_of
 from pourtier_grpc.wiring import Parts, build
 
 VERSION = importlib.metadata.version("pourtier-grpc")
 # Of health, of reflection, and of methods that do not exist.
 STANDARD_THREADS = 4
+# A revoked key is to be refused within a second, in every process.
+KEY_SECONDS = 0.4
+EXPIRY_SECONDS = 60.0
+CERTIFICATE_SECONDS = 1.0
+GAUGE_SECONDS = 1.0
 REFUSING_THREADS = 2
 # What may be open beside the calls: probes that watch, reflection, refusals under way.
 ROOM_BESIDE_CALLS = 256
@@ -44,39 +64,79 @@ _log = structlog.get_logger("pourtier.server")
 class Server:
     """One process's server, built from settings. Nothing is served before `start`.
 
-    `clock` replaces the database's clock in business decisions; a test moves it. Raises
-    what `wiring.build` raises, and ConfigError where an address cannot be listened on.
+    `clock` replaces the database's clock in business decisions; a test moves it.
+    `place` is that of this process among others whose metrics are shown with its own.
+    Raises what `wiring.build` raises, and ConfigError where an address cannot be
+    listened on or a file of TLS cannot be used.
     """
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock | None = None,
+        place: Place | None = None,
+    ) -> None:
         self._settings = settings
-        self._parts = build(settings, clock)
+        self._metrics = Metrics()
+        certificates = certificates_of(settings)
+        self._parts = build(settings, clock, self._metrics.queries)
         self._readiness = Readiness(
             self._parts.database, self._parts.database_clock, self._parts.redis
         )
+        self._periodic = [
+            Periodic("keys", KEY_SECONDS, self._parts.keyring.refresh),
+            Periodic("expiry", EXPIRY_SECONDS, self._parts.expiry.sweep),
+        ]
+        if certificates is not None:
+            self._periodic.append(
+                Periodic("certificates", CERTIFICATE_SECONDS, certificates.refresh)
+            )
         servicers = servicers_of(self._parts, self._readiness)
-        chain = interceptors(
-            authenticator=self._parts.sessions,
-            call_timeout_seconds=settings.call_timeout_seconds,
-            max_request_bytes=settings.max_request_bytes,
-        )
+        self._tracing = open_tracing(settings)
         # The edge has a front of its own: it sends whole requests, and must not wait
         # behind native callers who may not.
-        self._native = Front(settings, servicers, chain)
-        self._edge = Front(settings, servicers, chain)
+        self._native = self._front("native", servicers)
+        self._edge = self._front(EDGE, servicers)
+        self._scrapes = MetricsPort(
+            HttpView(place or self._metrics.registry, servicers),
+            host=settings.metrics_host,
+            port=settings.pourtier_metrics_port,
+            among_others=lambda: place is not None and place.bury() > 1,
+        )
+        measuring = Measuring(
+            metrics=self._metrics,
+            database=self._parts.database,
+            clock=self._parts.clock,
+            session_idle=timedelta(days=settings.session_idle_days),
+            speaks=lambda: self.metrics_port is not None,
+        )
+        self._periodic.append(Periodic("gauges", GAUGE_SECONDS, measuring.look))
         try:
-            self.ports = listen_native(self._native.grpc, settings)
+            self.ports = listen_native(self._native.grpc, settings, certificates)
             listen_edge(self._edge.grpc, settings)
         except BaseException:
             self._close()
             raise
 
+    @property
+    def metrics_port(self) -> int | None:
+        """The port of the metrics, where this process is the one that serves them."""
+        return self._scrapes.port
+
     def start(self) -> None:
         """Serves. Readiness follows the database from now on."""
         self._native.start()
         self._edge.start()
+        self._scrapes.start()
         self._readiness.start(self._set_ready)
-        _log.info("serving", version=VERSION, listen=list(self._settings.listen))
+        for work in self._periodic:
+            work.start()
+        _log.info(
+            "serving",
+            version=VERSION,
+            listen=list(self._settings.listen),
+            tls=self._settings.tls,
+        )
 
     def stop(self, notice_seconds: float = 0.0) -> None:
         """Refuses new calls, lets those under way end, and closes everything.
@@ -86,8 +146,11 @@ class Server:
         without a reason, what arrives while it begins to refuse.
         """
         self._readiness.stop()
+        for work in self._periodic:
+            work.stop()
         for front in (self._native, self._edge):
             front.health.enter_graceful_shutdown()
+        self._metrics.ready.set(False)
         time.sleep(notice_seconds)
         ended = [front.drain() for front in (self._native, self._edge)]
         for event in ended:
@@ -98,28 +161,56 @@ class Server:
     def _set_ready(self, ready: bool) -> None:  # noqa: FBT001 - a listener's one argument
         self._native.health.set_ready(ready)
         self._edge.health.set_ready(ready)
+        self._metrics.ready.set(ready)
+
+    def _front(self, name: str, servicers: Mapping[ServiceDescriptor, object]) -> Front:
+        settings = self._settings
+        seen = observers(
+            front=name,
+            calls=self._metrics.calls,
+            tracer=self._tracing,
+            log_success_ratio=settings.logged_successes,
+        )
+        chain = interceptors(
+            authenticator=self._parts.authenticator,
+            call_timeout_seconds=settings.call_timeout_seconds,
+            max_request_bytes=settings.max_request_bytes,
+            observers=seen,
+        )
+        return Front(settings, servicers, chain, seen)
 
     def _close(self) -> None:
         self._native.close()
         self._edge.close()
+        # To the last, so that what happens while calls are let end is seen.
+        self._scrapes.stop()
+        if self._tracing is not None:
+            self._tracing.stop()
         self._parts.close()
 
 
 class Front:
-    """A server of grpcio's, with pools of its own, for one kind of caller."""
+    """A server of grpcio's, with pools of its own, for one kind of caller.
+
+    `observers` see the calls too that do not come as far as the chain.
+    """
 
     def __init__(
         self,
         settings: Settings,
         servicers: Mapping[ServiceDescriptor, object],
         chain: tuple[Interceptor, ...],
+        observers: tuple[Interceptor, ...],
     ) -> None:
         self._drain_seconds = settings.drain_seconds
         self._pools: list[BoundedPool] = []
         calls = self._pool("calls", settings.threads, settings.queue_limit)
         methods = [method for service in servicers for method in methods_of(service)]
         shedding = Overload(
-            methods, pool=calls, refusing=self._pool("refusing", REFUSING_THREADS)
+            methods,
+            pool=calls,
+            refusing=self._pool("refusing", REFUSING_THREADS),
+            observers=observers,
         )
         self.grpc = grpc.server(
             calls,
@@ -136,7 +227,7 @@ class Front:
         self.health = HealthServicer(self._pool("health"))
         reflection = self._reflection(service.full_name for service in servicers)
         # The last answers whatever nobody else does.
-        unknown = UnknownMethods(self._pool("unknown"))
+        unknown = UnknownMethods(self._pool("unknown"), observers)
         handlers = (self.health.handlers(), reflection.handlers(), unknown)
         self.grpc.add_generic_rpc_handlers(handlers)
 
@@ -172,18 +263,38 @@ class Front:
         return pool
 
 
+def open_tracing(settings: Settings) -> Tracing | None:
+    """What traces calls, or None where there is nobody to send traces to."""
+    endpoint = settings.otel_exporter_otlp_endpoint
+    if endpoint is None:
+        return None
+    return Tracing(endpoint=endpoint, ratio=settings.traced, version=VERSION)
+
+
 def servicers_of(
     parts: Parts, readiness: Readiness
 ) -> Mapping[ServiceDescriptor, object]:
     """The contract's services, each with the servicer that answers it."""
     auth = AuthServicer(
-        sign_in=parts.sign_in, sessions=parts.sessions, keyring=parts.keyring
+        sign_in=parts.sign_in,
+        refresh=parts.refresh,
+        sessions=parts.sessions,
+        own_sessions=parts.own_sessions,
+        keyring=parts.keyring,
     )
-    user = UserServicer(profiles=parts.profiles)
+    user = UserServicer(
+        profiles=parts.profiles,
+        directory=parts.directory,
+        administration=parts.administration,
+    )
+    compliance = ComplianceServicer(audit_trail=parts.audit_trail)
     status = StatusServicer(readiness=readiness, version=VERSION)
     return {
         auth_service_pb2.DESCRIPTOR.services_by_name["AuthService"]: auth,
         user_service_pb2.DESCRIPTOR.services_by_name["UserService"]: user,
+        compliance_service_pb2.DESCRIPTOR.services_by_name[
+            "ComplianceService"
+        ]: compliance,
         status_service_pb2.DESCRIPTOR.services_by_name["StatusService"]: status,
     }
 

@@ -8,18 +8,31 @@ from datetime import timedelta
 import redis
 
 from pourtier_grpc.auth.access_tokens import AccessTokens
-from pourtier_grpc.auth.keyring import Keyring, load_keyring
+from pourtier_grpc.auth.api_keys import ApiKeys
+from pourtier_grpc.auth.authenticator import Authenticator
+from pourtier_grpc.auth.expiry import Expiry
+from pourtier_grpc.auth.key_rotation import KeyRotation
+from pourtier_grpc.auth.keyring import KeyLifetimes, Keyring
+from pourtier_grpc.auth.lifetimes import Lifetimes
+from pourtier_grpc.auth.own_sessions import OwnSessions
 from pourtier_grpc.auth.proof import SignInPolicy
-from pourtier_grpc.auth.sessions import Lifetimes, Sessions
+from pourtier_grpc.auth.refresh import Refresh
+from pourtier_grpc.auth.sessions import Sessions
 from pourtier_grpc.auth.sign_in import SignIn
 from pourtier_grpc.clock import Clock, SystemClock
+from pourtier_grpc.compliance.audit_trail import AuditTrail
 from pourtier_grpc.config import ConfigError, Settings
 from pourtier_grpc.store import migrations
+from pourtier_grpc.store.api_keys import ApiKeyStore
 from pourtier_grpc.store.audit import AuditLog
+from pourtier_grpc.store.audit_reader import AuditReader
 from pourtier_grpc.store.clock import DatabaseClock
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.sessions import SessionStore
 from pourtier_grpc.store.users import UserStore
+from pourtier_grpc.telemetry.metrics import QueryMetrics
+from pourtier_grpc.users.admin import Administration
+from pourtier_grpc.users.directory import Directory
 from pourtier_grpc.users.profile import Profiles
 
 
@@ -36,9 +49,18 @@ class Parts:
     redis: redis.Redis | None
     clock: Clock
     keyring: Keyring
+    authenticator: Authenticator
     sessions: Sessions
+    refresh: Refresh
+    own_sessions: OwnSessions
+    expiry: Expiry
     sign_in: SignIn
     profiles: Profiles
+    directory: Directory
+    administration: Administration
+    api_keys: ApiKeys
+    key_rotation: KeyRotation
+    audit_trail: AuditTrail
 
     def close(self) -> None:
         """Closes every connection."""
@@ -47,14 +69,16 @@ class Parts:
             self.redis.close()
 
 
-def build(settings: Settings, clock: Clock | None = None) -> Parts:
-    """Everything, wired for a process.
+def build(
+    settings: Settings, clock: Clock | None = None, queries: QueryMetrics | None = None
+) -> Parts:
+    """Everything, wired for a process, whose statements `queries` counts.
 
     Raises ConfigError where a setting is unsafe, the database is not migrated, or a key
     is missing, and DATABASE_UNAVAILABLE where the database does not answer.
     """
     refuse_unsafe(settings)
-    database = open_database(settings)
+    database = open_database(settings, queries)
     try:
         return _build(settings, database, clock)
     except BaseException:
@@ -68,36 +92,33 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
     database_clock.measure()
     clock = clock or database_clock
     keyring = open_keyring(settings, database, clock)
-    users = UserStore(database)
     audit_log = AuditLog(keyring.pseudonym)
-    sessions = Sessions(
-        database=database,
-        store=SessionStore(database),
-        audit_log=audit_log,
-        keyring=keyring,
-        access_tokens=AccessTokens(
-            keyring,
-            issuer=settings.jwt_issuer,
-            audience=settings.jwt_audience,
-            lifetime=settings.access_token_lifetime,
-        ),
-        clock=clock,
-        lifetimes=Lifetimes(
-            idle=timedelta(days=settings.session_idle_days),
-            maximum=timedelta(days=settings.session_max_days),
-        ),
+    users = UserStore(database)
+    store = SessionStore(database)
+    lifetimes = Lifetimes(
+        idle=timedelta(days=settings.session_idle_days),
+        maximum=timedelta(days=settings.session_max_days),
+        admin=timedelta(minutes=settings.admin_session_minutes),
     )
-    sign_in = SignIn(
-        database=database,
-        users=users,
+    access_tokens = AccessTokens(
+        keyring,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        lifetime=settings.access_token_lifetime,
+    )
+    sessions = Sessions(
+        store=store,
         audit_log=audit_log,
         keyring=keyring,
-        sessions=sessions,
-        policy=SignInPolicy(
-            origins=settings.origins, chain_ids={"solana": settings.solana_network}
-        ),
+        access_tokens=access_tokens,
         clock=clock,
-        challenge_lifetime=timedelta(minutes=settings.challenge_minutes),
+        lifetimes=lifetimes,
+    )
+    api_keys = ApiKeys(
+        database=database,
+        store=ApiKeyStore(database),
+        audit_log=audit_log,
+        clock=clock,
     )
     return Parts(
         database=database,
@@ -105,11 +126,50 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         redis=open_redis(settings),
         clock=clock,
         keyring=keyring,
+        authenticator=Authenticator(sessions=sessions, api_keys=api_keys),
         sessions=sessions,
-        sign_in=sign_in,
+        refresh=Refresh(
+            database=database,
+            store=store,
+            sessions=sessions,
+            keyring=keyring,
+            clock=clock,
+            lifetimes=lifetimes,
+        ),
+        own_sessions=OwnSessions(
+            database=database,
+            store=store,
+            sessions=sessions,
+            clock=clock,
+            lifetimes=lifetimes,
+        ),
+        expiry=Expiry(
+            database=database, sessions=sessions, lifetimes=lifetimes, clock=clock
+        ),
+        sign_in=SignIn(
+            database=database,
+            users=users,
+            audit_log=audit_log,
+            keyring=keyring,
+            sessions=sessions,
+            policy=SignInPolicy(
+                origins=settings.origins, chain_ids={"solana": settings.solana_network}
+            ),
+            clock=clock,
+            challenge_lifetime=timedelta(minutes=settings.challenge_minutes),
+        ),
         profiles=Profiles(
             database=database, users=users, audit_log=audit_log, clock=clock
         ),
+        directory=Directory(users=users),
+        administration=Administration(
+            database=database, sessions=sessions, audit_log=audit_log, clock=clock
+        ),
+        api_keys=api_keys,
+        key_rotation=KeyRotation(
+            database=database, folder=settings.keys, audit_log=audit_log, clock=clock
+        ),
+        audit_trail=AuditTrail(reader=AuditReader(database)),
     )
 
 
@@ -120,7 +180,7 @@ def refuse_unsafe(settings: Settings) -> None:
         raise ConfigError("; ".join(unsafe))
 
 
-def open_database(settings: Settings) -> Database:
+def open_database(settings: Settings, queries: QueryMetrics | None = None) -> Database:
     """The database of the settings. Raises ConfigError where there is none."""
     url = settings.database_dsn()
     if url is None:
@@ -131,6 +191,7 @@ def open_database(settings: Settings) -> Database:
         pool_overflow=settings.database_pool_overflow,
         recycle_seconds=settings.database_pool_recycle_seconds,
         statement_timeout_seconds=settings.database_statement_timeout_seconds,
+        queries=queries,
     )
 
 
@@ -147,11 +208,22 @@ def open_redis(settings: Settings) -> redis.Redis | None:
 
 
 def open_keyring(settings: Settings, database: Database, clock: Clock) -> Keyring:
-    """The keys of this process; see `load_keyring`."""
+    """The keys of this process; see `Keyring`."""
     shared = None
     if settings.jwt_algorithm == "HS256" and settings.jwt_secret_key is not None:
         shared = settings.jwt_secret_key.get_secret_value()
-    return load_keyring(database, settings.keys, now=clock.now(), hs256_secret=shared)
+    lifetimes = KeyLifetimes(
+        # A little longer than a token lives: clocks may be a second apart.
+        access=settings.access_token_lifetime + timedelta(minutes=1),
+        hmac=timedelta(days=settings.session_max_days),
+    )
+    return Keyring(
+        database,
+        settings.keys,
+        clock=clock,
+        lifetimes=lifetimes,
+        hs256_secret=shared,
+    )
 
 
 def require_migrated(database: Database) -> None:

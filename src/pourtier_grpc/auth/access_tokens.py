@@ -41,14 +41,16 @@ class AccessTokens:
         self._audience = audience
         self._lifetime = lifetime
 
-    def issue(self, user: User, session: Session) -> tuple[str, datetime]:
+    def issue(
+        self, user: User, session: Session, ends: datetime
+    ) -> tuple[str, datetime]:
         """The token of a session's present generation, and when it expires.
 
-        Never past the session's end. The same generation always gets the same token, so
-        that callers who share a refresh token share this one too.
+        Never past `ends`, the session's end. The same generation always gets the same
+        token, so that callers who share a refresh token share this one too.
         """
         issued = session.rotate_time.replace(microsecond=0)
-        expire_time = min(issued + self._lifetime, session.expire_time)
+        expire_time = min(issued + self._lifetime, ends)
         wallet = _wallet_of(user, session)
         claims: dict[str, Any] = {
             "iss": self._issuer,
@@ -109,7 +111,7 @@ class AccessTokens:
         except jwt.InvalidTokenError:
             raise _invalid() from None
         key_id = header.get("kid")
-        key = self._keyring.access_keys.get(key_id) if isinstance(key_id, str) else None
+        key = self._keyring.access_key(key_id) if isinstance(key_id, str) else None
         if key is None or header.get("typ") != TYPE:
             raise _invalid()
         return key

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
     Ed25519PublicKey,
 )
 
 from pourtier_grpc.auth import key_files
+from pourtier_grpc.clock import Clock
 from pourtier_grpc.config import ConfigError
 from pourtier_grpc.store import keys
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.keys import KeyRecord, KeyState, KeyUse
+
+_log = structlog.get_logger("pourtier.keys")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,79 +49,165 @@ class AccessKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Keyring:
-    """The live keys of this process, by id; the active ones sign."""
+class KeyLifetimes:
+    """How long a retired key still verifies: as long as what it signed may live."""
 
+    access: timedelta
+    hmac: timedelta
+
+    def verifies(self, record: KeyRecord, now: datetime) -> bool:
+        """Whether a key is good for anything any more."""
+        if record.state is KeyState.REVOKED:
+            return False
+        if record.state is not KeyState.RETIRED or record.retire_time is None:
+            return True
+        grace = self.access if record.use is KeyUse.ACCESS else self.hmac
+        return now < record.retire_time + grace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Snapshot:
+    records: tuple[KeyRecord, ...]
     access: AccessKey
     access_keys: Mapping[str, AccessKey]
     hmac: HmacKey
     hmac_keys: Mapping[bytes, HmacKey]
     pseudonym_key: HmacKey
 
-    def pseudonym(self, wallet_address: str) -> str:
-        """What evidence keeps of a wallet: the key's id, and an HMAC of the address."""
-        key = self.pseudonym_key
-        tag = hmac.digest(key.secret, wallet_address.encode(), hashlib.sha256)
-        return f"{key.key_id.hex()}:{tag.hex()}"
 
-
-def load_keyring(
-    database: Database, folder: Path, *, now: datetime, hs256_secret: str | None = None
-) -> Keyring:
-    """The keys that this process works with.
+class Keyring:
+    """The live keys of this process. `refresh` follows rotations and revocations.
 
     Makes a key for each use that has none, here or in the database. With
     `hs256_secret` access tokens are signed with HS256 and that secret, and access keys
     of the folder do not count. Raises ConfigError where a live key's file is missing,
     damaged, or can be read by others.
     """
-    records = generate_missing(database, folder, now)
-    material = {
-        record.key_id: key_files.read(folder, record.use, record.key_id)
-        for record in records
-    }
-    active = {r.use: r.key_id for r in records if r.state is KeyState.ACTIVE}
-    hmac_keys = {
-        bytes.fromhex(record.key_id): _hmac_key(record.key_id, material)
-        for record in records
-        if record.use is KeyUse.HMAC
-    }
-    if hs256_secret is not None:
-        signing = _shared_access_key(hs256_secret)
-        access_keys = {signing.key_id: signing}
-    else:
+
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        *,
+        clock: Clock,
+        lifetimes: KeyLifetimes,
+        hs256_secret: str | None = None,
+    ) -> None:
+        self._database = database
+        self._folder = folder
+        self._clock = clock
+        self._lifetimes = lifetimes
+        self._shared = None if hs256_secret is None else _shared_key(hs256_secret)
+        records = generate_missing(database, folder, clock.now())
+        self._keys = self._load(self._live(records))
+
+    @property
+    def access(self) -> AccessKey:
+        """The key that signs access tokens."""
+        return self._keys.access
+
+    def access_key(self, key_id: str) -> AccessKey | None:
+        """The key of that id, if access tokens under it are good; or None."""
+        return self._keys.access_keys.get(key_id)
+
+    @property
+    def published(self) -> list[AccessKey]:
+        """Every key that access tokens may be under, now or soon; the signing first."""
+        keys = self._keys
+        others = [key for key in keys.access_keys.values() if key is not keys.access]
+        return [keys.access, *others]
+
+    @property
+    def hmac(self) -> HmacKey:
+        """The key that signs nonces and refresh tokens."""
+        return self._keys.hmac
+
+    def hmac_key(self, key_id: bytes) -> HmacKey | None:
+        """The key of that id, if what it has signed is good; or None."""
+        return self._keys.hmac_keys.get(key_id)
+
+    def pseudonym(self, wallet_address: str) -> str:
+        """What evidence keeps of a wallet: the key's id, and an HMAC of the address."""
+        key = self._keys.pseudonym_key
+        tag = hmac.digest(key.secret, wallet_address.encode(), hashlib.sha256)
+        return f"{key.key_id.hex()}:{tag.hex()}"
+
+    def refresh(self) -> bool:
+        """Follows the database; True where anything has changed.
+
+        Where a key's file has not arrived here yet, the process goes on with the keys
+        that it has, less those that were revoked.
+        """
+        live = self._live(list_keys(self._database))
+        if live == self._keys.records:
+            return False
+        try:
+            self._keys = self._load(live)
+        except ConfigError as error:
+            _log.error("keys cannot be followed", reason=str(error))
+            self._keys = _without(self._keys, {record.key_id for record in live})
+            return False
+        _log.info("keys changed", live=[record.key_id for record in live])
+        return True
+
+    def _live(self, records: Sequence[KeyRecord]) -> tuple[KeyRecord, ...]:
+        now = self._clock.now()
+        return tuple(each for each in records if self._lifetimes.verifies(each, now))
+
+    def _load(self, records: tuple[KeyRecord, ...]) -> _Snapshot:
+        material = {
+            record.key_id: key_files.read(self._folder, record.use, record.key_id)
+            for record in records
+        }
+        active = {r.use: r.key_id for r in records if r.state is KeyState.ACTIVE}
+        for use in KeyUse:
+            if use not in active:
+                raise ConfigError(f"there is no active {use} key")
+        hmac_keys = {
+            bytes.fromhex(record.key_id): _hmac_key(record.key_id, material)
+            for record in records
+            if record.use is KeyUse.HMAC
+        }
         access_keys = {
             record.key_id: _access_key(record.key_id, material)
             for record in records
             if record.use is KeyUse.ACCESS
         }
-        signing = access_keys[active[KeyUse.ACCESS]]
-    return Keyring(
-        access=signing,
-        access_keys=access_keys,
-        hmac=hmac_keys[bytes.fromhex(active[KeyUse.HMAC])],
-        hmac_keys=hmac_keys,
-        pseudonym_key=_hmac_key(active[KeyUse.PSEUDONYM], material),
-    )
+        if self._shared is not None:
+            access_keys = {self._shared.key_id: self._shared}
+        return _Snapshot(
+            records=records,
+            access=self._shared or access_keys[active[KeyUse.ACCESS]],
+            access_keys=access_keys,
+            hmac=hmac_keys[bytes.fromhex(active[KeyUse.HMAC])],
+            hmac_keys=hmac_keys,
+            pseudonym_key=_hmac_key(active[KeyUse.PSEUDONYM], material),
+        )
 
 
 def generate_missing(
     database: Database, folder: Path, now: datetime
 ) -> list[KeyRecord]:
-    """Makes a key for each use that has none; answers every key there is, newest first.
+    """Makes the keys that a use lacks; answers every key there is, newest first.
 
-    A file whose key the database does not know is the trace of a start that died in
-    between, and is taken up. Raises ConfigError where it cannot be used, or where there
-    are several to choose from; the database then does not learn of it.
+    Each use has an active key, and those that rotate have the next one beside it. Files
+    whose keys the database does not know are the trace of a start that died in between,
+    and are taken up. Raises ConfigError where one cannot be used, or where there are
+    more than are lacking; the database then does not learn of them.
     """
     with database.transaction() as tx:
         keys.lock(tx)
-        known = {record.use for record in keys.all_keys(tx)}
+        records = keys.all_keys(tx)
         for use in KeyUse:
-            if use not in known:
-                record = _new_record(_adopt_or_make(folder, use), use, now)
-                key_files.read(folder, use, record.key_id)
-                keys.insert_active(tx, record)
+            wanted = [KeyState.ACTIVE]
+            if use is not KeyUse.PSEUDONYM:
+                wanted.append(KeyState.NEXT)
+            present = {record.state for record in records if record.use is use}
+            lacking = [state for state in wanted if state not in present]
+            known = {record.key_id for record in records}
+            ids = adopt_or_make(folder, use, known, len(lacking)) if lacking else []
+            for state, key_id in zip(lacking, ids, strict=True):
+                keys.insert(tx, new_record(key_id, use, state, now))
         records = keys.all_keys(tx)
         tx.commit()
     return records
@@ -137,23 +227,53 @@ def public_jwk(key: AccessKey) -> dict[str, str] | None:
     return {**public, "kid": key.key_id, "alg": key.algorithm, "use": "sig"}
 
 
-def _adopt_or_make(folder: Path, use: KeyUse) -> str:
-    found = key_files.found(folder, use)
-    if len(found) > 1:
+def adopt_or_make(
+    folder: Path, use: KeyUse, known: set[str], count: int = 1
+) -> list[str]:
+    """The ids of keys of that use that have a file and are not known, or of new ones.
+
+    Raises ConfigError where there are more than `count` files to choose from.
+    """
+    found = [key_id for key_id in key_files.found(folder, use) if key_id not in known]
+    if len(found) > count:
         raise ConfigError(
-            f"KEY_DIR={folder} has several {use} keys and the database none: use the "
-            "database that belongs to this folder, or move the files away"
+            f"KEY_DIR={folder} has several {use} keys that the database does not know: "
+            "use the database that belongs to this folder, or move the files away"
         )
-    return found[0] if found else key_files.make(folder, use)
+    for key_id in found:
+        key_files.read(folder, use, key_id)
+    return found + [key_files.make(folder, use) for _ in range(count - len(found))]
 
 
-def _new_record(key_id: str, use: KeyUse, now: datetime) -> KeyRecord:
+def new_record(key_id: str, use: KeyUse, state: KeyState, now: datetime) -> KeyRecord:
+    """What the database is to know of a new key."""
     return KeyRecord(
         key_id=key_id,
         use=use,
         algorithm="EdDSA" if use is KeyUse.ACCESS else "HS256",
-        state=KeyState.ACTIVE,
+        state=state,
         create_time=now,
+    )
+
+
+def _without(keyring: _Snapshot, live: set[str]) -> _Snapshot:
+    """The keys that are still live, of those that are at hand."""
+    shared = isinstance(keyring.access.verifying, bytes)
+    return _Snapshot(
+        records=(),
+        access=keyring.access,
+        access_keys={
+            key_id: key
+            for key_id, key in keyring.access_keys.items()
+            if shared or key_id in live
+        },
+        hmac=keyring.hmac,
+        hmac_keys={
+            key_id: key
+            for key_id, key in keyring.hmac_keys.items()
+            if key_id.hex() in live
+        },
+        pseudonym_key=keyring.pseudonym_key,
     )
 
 
@@ -166,7 +286,7 @@ def _access_key(key_id: str, material: Mapping[str, bytes]) -> AccessKey:
     return AccessKey(key_id, "EdDSA", private, private.public_key())
 
 
-def _shared_access_key(secret: str) -> AccessKey:
+def _shared_key(secret: str) -> AccessKey:
     material = secret.encode()
     key_id = key_files.thumbprint({"k": key_files.encode(material), "kty": "oct"})
     return AccessKey(key_id, "HS256", material, material)

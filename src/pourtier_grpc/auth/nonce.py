@@ -71,7 +71,7 @@ def check(keyring: Keyring, nonce: str, binding: Binding, now: datetime) -> None
     raw = decode(nonce)
     head, tag = raw[: HEAD.size], raw[HEAD.size :]
     key_id, flags, _, _ = HEAD.unpack(head)
-    key = keyring.hmac_keys.get(key_id)
+    key = keyring.hmac_key(key_id)
     if key is None or flags & ~BOUND_TO_ADDRESS != binding.purpose:
         raise _invalid()
     address = binding.address if flags & BOUND_TO_ADDRESS else None

@@ -6,6 +6,8 @@ back, so that the same proof may register after WALLET_NOT_REGISTERED.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -28,7 +30,7 @@ from pourtier_grpc.auth.wallets import MessageTime, SignInMessage, chain_named
 from pourtier_grpc.caller import Client, actor_of_user
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
-from pourtier_grpc.store import nonces, outbox
+from pourtier_grpc.store import nonces, outbox, refused_proofs
 from pourtier_grpc.store import users as user_rows
 from pourtier_grpc.store.audit import AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction
@@ -39,6 +41,21 @@ from pourtier_grpc.store.users import NewUser, UserReader
 
 STATEMENT = "Sign in to Lumiere. This is no transaction and costs nothing."
 DEFAULT_CHAIN = "solana"
+# A proof that could be read, of an address that could be one, and that does not hold.
+REFUSED = frozenset(
+    {
+        ErrorReason.ERROR_REASON_DOMAIN_MISMATCH,
+        ErrorReason.ERROR_REASON_CHAIN_ID_MISMATCH,
+        ErrorReason.ERROR_REASON_ADDRESS_MISMATCH,
+        ErrorReason.ERROR_REASON_NONCE_INVALID,
+        ErrorReason.ERROR_REASON_NONCE_CONSUMED,
+        ErrorReason.ERROR_REASON_CHALLENGE_EXPIRED,
+        ErrorReason.ERROR_REASON_MESSAGE_NOT_YET_VALID,
+        ErrorReason.ERROR_REASON_ISSUED_IN_FUTURE,
+        ErrorReason.ERROR_REASON_ISSUED_TOO_LONG_AGO,
+        ErrorReason.ERROR_REASON_SIGNATURE_INVALID,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,15 +131,16 @@ class SignIn:
         response.expire_time.FromDatetime(expire_time)
         return response
 
-    def verify(self, proof: Proof) -> tuple[str, bool]:
+    def verify(self, proof: Proof, client: Client) -> tuple[str, bool]:
         """The address that a proof proves, and whether it has an account.
 
         Consumes nothing. Raises the errors of a proof, NONCE_CONSUMED among them.
         """
-        verified, raw_nonce, _ = self._check(proof)
-        with self._database.read() as read:
-            if nonces.is_consumed(read, raw_nonce):
-                raise _consumed()
+        with self._counted(proof, client):
+            verified, raw_nonce, _ = self._check(proof)
+            with self._database.read() as read:
+                if nonces.is_consumed(read, raw_nonce):
+                    raise _consumed()
         return verified.address, self._users.registered(
             verified.chain, verified.address
         )
@@ -134,7 +152,8 @@ class SignIn:
 
         Raises the errors of a proof, or WALLET_ALREADY_REGISTERED.
         """
-        verified, raw_nonce, expire_time = self._check(proof)
+        with self._counted(proof, client):
+            verified, raw_nonce, expire_time = self._check(proof)
         now = self._clock.now()
         new = NewUser(
             user_id=new_id(now),
@@ -145,7 +164,7 @@ class SignIn:
             email=profile.email,
             locale=profile.locale,
         )
-        with self._database.transaction() as tx:
+        with self._counted(proof, client), self._database.transaction() as tx:
             _consume(tx, raw_nonce, expire_time)
             user = user_rows.insert(tx, new, now)
             if user is None:
@@ -166,8 +185,9 @@ class SignIn:
 
         Raises the errors of a proof, WALLET_NOT_REGISTERED or USER_SUSPENDED.
         """
-        verified, raw_nonce, expire_time = self._check(proof)
-        with self._database.transaction() as tx:
+        with self._counted(proof, client):
+            verified, raw_nonce, expire_time = self._check(proof)
+        with self._counted(proof, client), self._database.transaction() as tx:
             _consume(tx, raw_nonce, expire_time)
             user = user_rows.lock_by_wallet(tx, verified.chain, verified.address)
             if user is None:
@@ -189,6 +209,22 @@ class SignIn:
         event = _event("session.started", user, now, client, session.session_id)
         self._audit.append(tx, event)
         return session
+
+    @contextmanager
+    def _counted(self, proof: Proof, client: Client) -> Iterator[None]:
+        """Counts what is refused inside, if a proof was refused and not its form."""
+        try:
+            yield
+        except PourtierError as error:
+            if error.reason in REFUSED:
+                refused_proofs.count(
+                    self._database,
+                    proof.wallet_address,
+                    client.address,
+                    error.reason_name,
+                    self._clock.now(),
+                )
+            raise
 
     def _check(self, proof: Proof) -> tuple[VerifiedProof, bytes, datetime]:
         """A proof that holds, its nonce's bytes, and the nonce's expiry."""

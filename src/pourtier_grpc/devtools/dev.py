@@ -38,6 +38,7 @@ PORTS = {
     "pourtier_http_port": "the public HTTP listener",
     "pourtier_internal_http_port": "the internal HTTP listener",
     "pourtier_grpc_port": "native gRPC",
+    "pourtier_metrics_port": "metrics",
 }
 
 
@@ -195,6 +196,7 @@ def edge_settings(
         sockets=(unix_socket,),
         descriptor_set=str(descriptors.absolute()),
         public_origins=settings.origins,
+        trusted_proxies=settings.trusted_proxies,
     )
 
 
@@ -239,6 +241,7 @@ Pourtier is running.
   JSON, gRPC-Web   http://localhost:{http}
   internal JSON    http://localhost:{settings.pourtier_internal_http_port}
   native gRPC      {native}
+  metrics          http://localhost:{settings.pourtier_metrics_port}/metrics
   data and logs    {", ".join(map(str, folders))}
 
 Try:

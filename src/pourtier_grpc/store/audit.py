@@ -32,17 +32,19 @@ MAX_USER_AGENT = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
-    """Something that happened to a user, and that somebody may ask about years later.
+    """Something that happened, and that somebody may ask about years later.
 
     `action` is a noun and a past participle (`session.started`). `actor` says who did
-    it: `user:<id>`, or `system`. `details` holds nothing personal.
+    it: `user:<id>`, `admin:<id>`, `service:<name>`, `operator` or `system`. `user` is
+    whom it happened to, or None; `client` is None where nobody called. `details` holds
+    nothing personal.
     """
 
     action: str
     actor: str
     time: datetime
-    user: User
-    client: Client
+    user: User | None = None
+    client: Client | None = None
     session_id: UUID | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
@@ -56,7 +58,7 @@ class AuditLog:
     def append(self, tx: Transaction, event: AuditEvent) -> UUID:
         """Adds an event; answers its id."""
         event_id = new_id(event.time)
-        user_id = UUID(event.user.user_id)
+        user_id = None if event.user is None else UUID(event.user.user_id)
         salt = secrets.token_bytes(SALT_BYTES)
         personal = _personal(event)
         body = {
@@ -69,10 +71,12 @@ class AuditLog:
                 name: personal_hash(salt, name, value)
                 for name, value in personal.items()
             },
-            "request_id": event.client.request_id,
+            "request_id": None if event.client is None else event.client.request_id,
             "session_id": None if event.session_id is None else str(event.session_id),
-            "user_id": event.user.user_id,
-            "wallet": self._pseudonym(event.user.wallet_address),
+            "user_id": None if user_id is None else str(user_id),
+            "wallet": None
+            if event.user is None
+            else self._pseudonym(event.user.wallet_address),
         }
         tx.run(
             insert(audit_events).values(
@@ -105,8 +109,10 @@ def personal_hash(salt: bytes, name: str, value: str) -> str:
 
 
 def _personal(event: AuditEvent) -> dict[str, str]:
-    return {
-        "ip": event.client.address or "",
-        "user_agent": event.client.user_agent[:MAX_USER_AGENT],
-        "wallet_address": event.user.wallet_address,
-    }
+    personal = {}
+    if event.client is not None:
+        personal["ip"] = event.client.address or ""
+        personal["user_agent"] = event.client.user_agent[:MAX_USER_AGENT]
+    if event.user is not None:
+        personal["wallet_address"] = event.user.wallet_address
+    return personal

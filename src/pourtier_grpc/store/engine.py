@@ -5,15 +5,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, CursorResult, Engine, create_engine, exc, text
+from prometheus_client import CollectorRegistry
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Engine,
+    QueuePool,
+    TextClause,
+    create_engine,
+    exc,
+    text,
+)
 from sqlalchemy.sql.expression import Executable
 
 from pourtier_grpc import deadline
 from pourtier_grpc.errors import ErrorReason, PourtierError
+from pourtier_grpc.telemetry.metrics import OPERATIONS, QueryMetrics
 
 RETRY_AFTER = timedelta(seconds=1)
 # How long a call waits for a connection before the pool counts as exhausted.
@@ -31,9 +43,12 @@ TIMEOUT_GRANULARITY_SECONDS = 0.1
 class Reader:
     """A connection on which statements run, each no longer than the call may."""
 
-    def __init__(self, connection: Connection, timeout: float) -> None:
+    def __init__(
+        self, connection: Connection, timeout: float, queries: QueryMetrics
+    ) -> None:
         """`timeout` is the connection's own statement timeout, in seconds."""
         self.connection = connection
+        self._queries = queries
         self._timeout = timeout
         self.shortened = False
 
@@ -45,7 +60,9 @@ class Reader:
         Raises DEADLINE_EXCEEDED, before or during it, where the call's time is over.
         """
         self._shorten(deadline.remaining())
-        return self.connection.execute(statement, values)
+        return self._queries.watch(
+            operation_of(statement), self.connection.execute, statement, values
+        )
 
     def _shorten(self, left: float | None) -> None:
         if left is None or left >= self._timeout - TIMEOUT_GRANULARITY_SECONDS:
@@ -62,6 +79,15 @@ class Transaction(Reader):
         """Keeps what was done, unless the call's time is over. The transaction ends."""
         deadline.remaining()
         self.connection.commit()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolUsage:
+    """The pool at one moment: most connections, those in use, and who waits for one."""
+
+    size: int
+    in_use: int
+    waiting: int
 
 
 class Database:
@@ -82,9 +108,13 @@ class Database:
         pool_overflow: int = 10,
         recycle_seconds: int = 3600,
         statement_timeout_seconds: float = 5.0,
+        queries: QueryMetrics | None = None,
     ) -> None:
+        self._queries = queries or QueryMetrics(CollectorRegistry())
+        self._size = pool_size + pool_overflow
+        self._waiting = _Count()
         self._statement_timeout = statement_timeout_seconds
-        self._places = threading.BoundedSemaphore(pool_size + pool_overflow)
+        self._places = threading.BoundedSemaphore(self._size)
         milliseconds = int(statement_timeout_seconds * 1000)
         self.engine: Engine = create_engine(
             url,
@@ -111,7 +141,9 @@ class Database:
     def transaction(self) -> Iterator[Transaction]:
         """A transaction; it is rolled back unless it was committed."""
         with self._connect(self.engine) as connection:
-            transaction = Transaction(connection, self._statement_timeout)
+            transaction = Transaction(
+                connection, self._statement_timeout, self._queries
+            )
             with translated_errors(transaction):
                 yield transaction
 
@@ -123,7 +155,7 @@ class Database:
         # matters on a connection that others use next.
         hurried = left is not None and left < self._statement_timeout
         with self._connect(self.engine if hurried else self._autocommit) as connection:
-            reader = Reader(connection, self._statement_timeout)
+            reader = Reader(connection, self._statement_timeout, self._queries)
             with translated_errors(reader):
                 yield reader
 
@@ -131,6 +163,13 @@ class Database:
         """Asks the database for an answer. Raises as every statement does."""
         with self.read() as read:
             read.run(text("SELECT 1"))
+
+    @property
+    def usage(self) -> PoolUsage:
+        """How much of the pool is used at this moment."""
+        pool = self.engine.pool
+        in_use = pool.checkedout() if isinstance(pool, QueuePool) else 0
+        return PoolUsage(size=self._size, in_use=in_use, waiting=self._waiting.value)
 
     def close(self) -> None:
         """Closes every idle connection; the pool opens new ones if it is used again."""
@@ -145,16 +184,47 @@ class Database:
     @contextmanager
     def _place(self) -> Iterator[None]:
         left = deadline.remaining()
-        patience = (
-            POOL_TIMEOUT_SECONDS if left is None else min(left, POOL_TIMEOUT_SECONDS)
-        )
-        if not self._places.acquire(timeout=patience):
-            deadline.remaining()
-            raise unavailable()
+        if not self._places.acquire(blocking=False):
+            self._wait(left)
         try:
             yield
         finally:
             self._places.release()
+
+    def _wait(self, left: float | None) -> None:
+        patience = (
+            POOL_TIMEOUT_SECONDS if left is None else min(left, POOL_TIMEOUT_SECONDS)
+        )
+        with self._waiting:
+            acquired = self._places.acquire(timeout=patience)
+        if not acquired:
+            deadline.remaining()
+            raise unavailable()
+
+
+class _Count:
+    """How many threads are in the block."""
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self.value += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.value -= 1
+
+
+def operation_of(statement: Executable) -> str:
+    """What a statement does, as one of the few words by which it is counted."""
+    if isinstance(statement, TextClause):
+        word = statement.text.partition(" ")[0].upper()
+    else:
+        word = getattr(statement, "__visit_name__", "").upper()
+    return word if word in OPERATIONS else "OTHER"
 
 
 @contextmanager

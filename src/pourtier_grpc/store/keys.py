@@ -7,7 +7,6 @@ from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import select, text
-from sqlalchemy.dialects.postgresql import insert
 
 from pourtier_grpc.store.engine import Reader, Transaction
 from pourtier_grpc.store.tables import signing_keys
@@ -25,11 +24,15 @@ class KeyUse(StrEnum):
 class KeyState(StrEnum):
     """Where in its life a key is.
 
-    One key of a use is active: it signs. A retired one still verifies what it signed.
+    One key of a use is active: it signs. The next one is published ahead, a retired one
+    still verifies what it signed, until the last of it has expired. A revoked one is
+    good for nothing.
     """
 
+    NEXT = "next"
     ACTIVE = "active"
     RETIRED = "retired"
+    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,7 @@ class KeyRecord:
     algorithm: str
     state: KeyState
     create_time: datetime
+    retire_time: datetime | None = None
 
 
 def lock(tx: Transaction) -> None:
@@ -59,20 +63,37 @@ def all_keys(reader: Reader) -> list[KeyRecord]:
             algorithm=row.algorithm,
             state=KeyState(row.state),
             create_time=row.create_time,
+            retire_time=row.retire_time,
         )
         for row in rows
     ]
 
 
-def insert_active(tx: Transaction, record: KeyRecord) -> None:
-    """Notes a new key as the active one of its use; there must be no other."""
+def insert(tx: Transaction, record: KeyRecord) -> None:
+    """Notes a new key. Of a use there is one active and one next key at most."""
     tx.run(
-        insert(signing_keys).values(
+        signing_keys.insert().values(
             key_id=record.key_id,
             use=record.use.value,
             algorithm=record.algorithm,
             state=record.state.value,
             create_time=record.create_time,
-            activate_time=record.create_time,
+            activate_time=(
+                record.create_time if record.state is KeyState.ACTIVE else None
+            ),
         )
+    )
+
+
+def move(tx: Transaction, key_id: str, state: KeyState, now: datetime) -> None:
+    """Moves a key to another state of its life."""
+    times = {
+        KeyState.ACTIVE: {"activate_time": now},
+        KeyState.RETIRED: {"retire_time": now},
+        KeyState.REVOKED: {"retire_time": now},
+    }
+    tx.run(
+        signing_keys.update()
+        .where(signing_keys.c.key_id == key_id)
+        .values(state=state.value, **times.get(state, {}))
     )

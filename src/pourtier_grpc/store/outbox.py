@@ -29,6 +29,7 @@ class EventType(StrEnum):
 
     USER_CREATED = "user.created"
     USER_UPDATED = "user.updated"
+    USER_SUSPENDED = "user.suspended"
     SESSION_ENDED = "session.ended"
     SESSION_REUSE_DETECTED = "session.reuse_detected"
 
@@ -37,6 +38,7 @@ class EventType(StrEnum):
 CHANNELS = {
     EventType.USER_CREATED: USERS_CHANNEL,
     EventType.USER_UPDATED: USERS_CHANNEL,
+    EventType.USER_SUSPENDED: USERS_CHANNEL,
     EventType.SESSION_ENDED: USERS_CHANNEL,
     EventType.SESSION_REUSE_DETECTED: USERS_CHANNEL,
 }

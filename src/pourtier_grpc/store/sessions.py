@@ -5,16 +5,29 @@ Sessions change only under the lock of their user's row.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy import (
+    Row,
+    and_,
+    any_,
+    bindparam,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from pourtier.v1.user_pb2 import UserStatus
+from pourtier_grpc.caller import ADMIN_ROLE
 from pourtier_grpc.store.engine import Database, Reader, Transaction
+from pourtier_grpc.store.pages import Page
 from pourtier_grpc.store.tables import sessions, users
 
 
@@ -22,7 +35,9 @@ class EndCause(StrEnum):
     """Why a session ended."""
 
     LOGOUT = "LOGOUT"
+    REVOKED = "REVOKED"
     EXPIRED = "EXPIRED"
+    SUSPENDED = "SUSPENDED"
     REUSE_DETECTED = "REUSE_DETECTED"
 
 
@@ -53,7 +68,9 @@ class SessionState:
     """What a call needs to know of its session: is it alive, and whose is it."""
 
     user_id: UUID
+    wallet_address: str
     end_cause: EndCause | None
+    create_time: datetime
     rotate_time: datetime
     expire_time: datetime
     user_status: UserStatus.ValueType
@@ -74,7 +91,9 @@ class SessionStore:
             return None
         return SessionState(
             user_id=row.user_id,
+            wallet_address=row.address,
             end_cause=_cause(row.end_cause),
+            create_time=row.create_time,
             rotate_time=row.rotate_time,
             expire_time=row.expire_time,
             user_status=row.status,
@@ -145,20 +164,75 @@ def mark_presented(tx: Transaction, session_id: UUID) -> None:
     )
 
 
-def end(tx: Transaction, session_id: UUID, cause: EndCause, now: datetime) -> bool:
-    """Ends a session; False where it had ended."""
-    done = tx.run(
+def end(
+    tx: Transaction, session_ids: Collection[UUID], cause: EndCause, now: datetime
+) -> list[UUID]:
+    """Ends sessions; answers which of them were alive."""
+    ended = tx.run(
         update(sessions)
-        .where(sessions.c.session_id == session_id, sessions.c.end_time.is_(None))
+        .where(sessions.c.session_id.in_(session_ids), sessions.c.end_time.is_(None))
         .values(end_time=now, end_cause=cause.value)
+        .returning(sessions.c.session_id)
     )
-    return done.rowcount == 1
+    return sorted(ended.scalars())
+
+
+def live_of(reader: Reader, user_id: UUID, page: Page | None = None) -> list[Session]:
+    """A user's sessions that nobody has ended, the newest first; all, or a page.
+
+    Among them may be some whose time is over. Of a page there is one more than asked
+    for, where the list goes on.
+    """
+    order = (sessions.c.create_time.desc(), sessions.c.session_id.desc())
+    query = (
+        select(sessions)
+        .where(sessions.c.user_id == user_id, sessions.c.end_time.is_(None))
+        .order_by(*order)
+    )
+    if page is not None:
+        query = query.limit(page.size + 1)
+        if page.after is not None:
+            place = tuple_(sessions.c.create_time, sessions.c.session_id)
+            query = query.where(place < (page.after.time, page.after.row_id))
+    return [_session(row) for row in reader.run(query)]
+
+
+def expired(
+    reader: Reader,
+    now: datetime,
+    idle_since: datetime,
+    admin_since: datetime,
+    limit: int,
+) -> list[tuple[UUID, UUID]]:
+    """Sessions whose time is over and that nobody has ended: (user, session) ids.
+
+    Those not refreshed since `idle_since`, and administrators' that began before
+    `admin_since`, are over too.
+    """
+    over = or_(
+        sessions.c.expire_time <= now,
+        sessions.c.rotate_time <= idle_since,
+        and_(
+            sessions.c.create_time <= admin_since,
+            literal(ADMIN_ROLE) == any_(users.c.roles),
+        ),
+    )
+    query = (
+        select(sessions.c.user_id, sessions.c.session_id)
+        .join(users)
+        .where(sessions.c.end_time.is_(None), over)
+        .order_by(sessions.c.user_id)
+        .limit(limit)
+    )
+    return [(row.user_id, row.session_id) for row in reader.run(query)]
 
 
 _STATE = (
     select(
         sessions.c.user_id,
+        sessions.c.address,
         sessions.c.end_cause,
+        sessions.c.create_time,
         sessions.c.rotate_time,
         sessions.c.expire_time,
         users.c.status,

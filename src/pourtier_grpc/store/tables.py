@@ -60,6 +60,15 @@ users = Table(
     Column("kyc_level", SmallInteger, nullable=False),
     _time("create_time"),
     _time("update_time"),
+    Index(None, "create_time", "user_id"),
+    # The few suspended ones are not looked for among all.
+    Index(None, "status", "create_time", "user_id"),
+    Index(
+        "users_email_idx", text("lower(email)"), postgresql_where=text("email <> ''")
+    ),
+    Index(
+        "users_admins_idx", "user_id", postgresql_where=text("'admin' = ANY (roles)")
+    ),
 )
 
 wallets = Table(
@@ -78,6 +87,8 @@ wallets = Table(
         postgresql_where=text("is_primary"),
     ),
     Index(None, "user_id"),
+    # For whoever knows a wallet and not its chain.
+    Index(None, "address"),
 )
 
 sessions = Table(
@@ -129,7 +140,8 @@ audit_events = Table(
     # other columns repeat parts of it, to be searched by.
     Column("body", LargeBinary, nullable=False),
     Index(None, "user_id", "event_time"),
-    Index(None, "event_time"),
+    Index(None, "event_time", "event_id"),
+    Index(None, "action", "event_time"),
 )
 
 # What can be erased of an event; the event itself holds only its salted hash.
@@ -162,6 +174,34 @@ outbox = Table(
     ),
 )
 
+# Refused proofs, counted; not evidence, and erased with the wallet.
+refused_proofs = Table(
+    "refused_proofs",
+    metadata,
+    Column("wallet_address", Text, primary_key=True),
+    Column("client_address", Text, primary_key=True),
+    Column("minute", DateTime(timezone=True), primary_key=True),
+    Column("event_id", Uuid, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Index(None, "minute", "event_id"),
+)
+
+# The keys of internal services; of each only a hash is kept.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", Uuid, primary_key=True),
+    Column("prefix", Text, nullable=False, unique=True),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    _time("create_time"),
+    _time("expire_time", nullable=True),
+    _time("revoke_time", nullable=True),
+    _time("last_used_time", nullable=True),
+)
+
 # Which keys there are and in what state; the material lies in KEY_DIR.
 signing_keys = Table(
     "signing_keys",
@@ -178,5 +218,11 @@ signing_keys = Table(
         "use",
         unique=True,
         postgresql_where=text("state = 'active'"),
+    ),
+    Index(
+        "signing_keys_next_key",
+        "use",
+        unique=True,
+        postgresql_where=text("state = 'next'"),
     ),
 )

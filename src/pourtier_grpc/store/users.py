@@ -6,19 +6,38 @@ user's row and raises `users.version`, the version of the whole aggregate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy import BigInteger, Row, Select, cast, func, select, true, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Row,
+    Select,
+    Uuid,
+    any_,
+    bindparam,
+    cast,
+    false,
+    func,
+    literal,
+    select,
+    true,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from pourtier.v1.user_pb2 import KycLevel, User, UserStatus, Wallet
+from pourtier_grpc.caller import ADMIN_ROLE
 from pourtier_grpc.store.engine import Database, Reader, Transaction
+from pourtier_grpc.store.pages import Page
 from pourtier_grpc.store.tables import users, wallets
 
 MICROSECONDS = 1_000_000
@@ -48,6 +67,39 @@ class Advance:
     sequence: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserFilter:
+    """Which accounts a list is to hold; None stands for "whatever"."""
+
+    status: int | None = None
+    wallet_address: str | None = None
+    email: str | None = None
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """The filter as conditions of SQL, all of which must hold."""
+        conditions: list[ColumnElement[bool]] = []
+        if any("\0" in (text or "") for text in (self.wallet_address, self.email)):
+            # PostgreSQL has no such text, so nobody has one.
+            return [false()]
+        if self.status is not None:
+            conditions.append(users.c.status == self.status)
+        if self.wallet_address is not None:
+            owned = select(wallets.c.user_id).where(
+                wallets.c.address == self.wallet_address
+            )
+            conditions.append(users.c.user_id.in_(owned))
+        if self.email is not None:
+            conditions.append(users.c.email != "")
+            conditions.append(func.lower(users.c.email) == func.lower(self.email))
+        if self.created_from is not None:
+            conditions.append(users.c.create_time >= self.created_from)
+        if self.created_before is not None:
+            conditions.append(users.c.create_time < self.created_before)
+        return conditions
+
+
 class UserReader(Protocol):
     """Reads accounts; whoever decides by them does not care from where."""
 
@@ -57,6 +109,14 @@ class UserReader(Protocol):
 
     def registered(self, chain: str, address: str) -> bool:
         """Whether a wallet has an account."""
+        ...
+
+    def find_by_wallet(self, chain: str, address: str) -> User | None:
+        """The account that a wallet signs in to, or None."""
+        ...
+
+    def find_many(self, user_ids: Sequence[UUID]) -> dict[str, User]:
+        """The accounts of those ids, by id; those that there are not are left out."""
         ...
 
 
@@ -76,6 +136,34 @@ class UserStore:
         query = select(true()).where(_is_wallet(chain, address))
         with self._database.read() as read:
             return read.run(query).first() is not None
+
+    def find_by_wallet(self, chain: str, address: str) -> User | None:
+        """The account that a wallet signs in to, or None."""
+        with self._database.read() as read:
+            return _one(read, _SELECT.where(users.c.user_id == _owner(chain, address)))
+
+    def find_many(self, user_ids: Sequence[UUID]) -> dict[str, User]:
+        """The accounts of those ids, by id; those that there are not are left out."""
+        query = _SELECT.where(
+            users.c.user_id == any_(bindparam("ids", type_=ARRAY(Uuid)))
+        )
+        with self._database.read() as read:
+            rows = read.run(query, {"ids": list(user_ids)})
+            found = [_user(row) for row in rows]
+        return {user.user_id: user for user in found}
+
+    def page(self, wanted: UserFilter, page: Page) -> list[User]:
+        """Accounts in the order of their registration, as a filter and a page ask for.
+
+        There is one more than the page's size, where the list goes on.
+        """
+        place = tuple_(users.c.create_time, users.c.user_id)
+        query = _SELECT.where(*wanted.conditions())
+        if page.after is not None:
+            query = query.where(place > (page.after.time, page.after.row_id))
+        query = query.order_by(users.c.create_time, users.c.user_id)
+        with self._database.read() as read:
+            return [_user(row) for row in read.run(query.limit(page.size + 1))]
 
 
 def insert(tx: Transaction, new: NewUser, now: datetime) -> User | None:
@@ -124,8 +212,19 @@ def lock(tx: Transaction, user_id: UUID) -> User | None:
 
 def lock_by_wallet(tx: Transaction, chain: str, address: str) -> User | None:
     """The account that a wallet signs in to, locked, or None."""
-    owner = select(wallets.c.user_id).where(_is_wallet(chain, address))
-    return _one(tx, _LOCK.where(users.c.user_id == owner.scalar_subquery()))
+    return _one(tx, _LOCK.where(users.c.user_id == _owner(chain, address)))
+
+
+def lock_admins(tx: Transaction) -> list[User]:
+    """Every active administrator, locked in the order of their ids.
+
+    Whoever takes the role or the account from one locks them all first, so that the
+    last two cannot each be taken by another.
+    """
+    is_admin = literal(ADMIN_ROLE) == any_(users.c.roles)
+    active = users.c.status == UserStatus.USER_STATUS_ACTIVE
+    query = _LOCK.where(is_admin, active).order_by(users.c.user_id)
+    return [_user(row) for row in tx.run(query)]
 
 
 def advance(tx: Transaction, user_id: UUID, *, events: int) -> Advance:
@@ -161,6 +260,11 @@ def change(
 
 def _is_wallet(chain: str, address: str) -> Any:
     return (wallets.c.chain == chain) & (wallets.c.address == address)
+
+
+def _owner(chain: str, address: str) -> Any:
+    owner = select(wallets.c.user_id).where(_is_wallet(chain, address))
+    return owner.scalar_subquery()
 
 
 def _wallets_of_user() -> Any:

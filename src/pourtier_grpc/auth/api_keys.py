@@ -1,0 +1,134 @@
+"""API keys of internal services: what they look like, and whose they are.
+
+A key is `ptk_<prefix>_<secret>`: the prefix finds it, the secret proves it. The secret
+is random enough that one SHA-256 of it can be kept without salt or stretching.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from pourtier_grpc.caller import OPERATOR, Service
+from pourtier_grpc.clock import Clock
+from pourtier_grpc.errors import ErrorReason, PourtierError
+from pourtier_grpc.store import api_keys
+from pourtier_grpc.store.api_keys import ApiKeyRecord, ApiKeyStore
+from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.ids import new_id
+
+PREFIX_BYTES = 6
+SECRET_BYTES = 32
+FORM = re.compile(r"ptk_([0-9a-f]{12})_([0-9a-f]{64})", re.ASCII)
+
+
+class ApiKeys:
+    """Makes, lists, revokes and checks API keys."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        store: ApiKeyStore,
+        audit_log: AuditLog,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._audit = audit_log
+        self._clock = clock
+
+    def authenticate(self, text: str) -> Service:
+        """The service whose key it is. Raises API_KEY_INVALID or API_KEY_EXPIRED."""
+        found = FORM.fullmatch(text)
+        record = None if found is None else self._store.find(found[1])
+        if found is None or record is None:
+            raise _invalid()
+        genuine = hmac.compare_digest(record.secret_hash, _hash(found[2]))
+        if not genuine or record.revoke_time is not None:
+            raise _invalid()
+        now = self._clock.now()
+        if record.expire_time is not None and now >= record.expire_time:
+            raise PourtierError(
+                ErrorReason.ERROR_REASON_API_KEY_EXPIRED, "the API key has expired"
+            )
+        self._store.note_use(record, now)
+        return Service(
+            key_id=record.key_id, name=record.name, scopes=frozenset(record.scopes)
+        )
+
+    def create(
+        self,
+        name: str,
+        scopes: Sequence[str],
+        *,
+        expires_in: timedelta | None,
+        overlap: timedelta | None,
+    ) -> str:
+        """Makes a key, and answers it: this is the only time that it is seen.
+
+        With `overlap` the other live keys of that name expire after so long.
+        """
+        now = self._clock.now()
+        prefix, secret = (
+            secrets.token_hex(PREFIX_BYTES),
+            secrets.token_hex(SECRET_BYTES),
+        )
+        record = ApiKeyRecord(
+            key_id=new_id(now),
+            prefix=prefix,
+            secret_hash=_hash(secret),
+            name=name,
+            scopes=tuple(sorted(set(scopes))),
+            create_time=now,
+            expire_time=None if expires_in is None else now + expires_in,
+        )
+        with self._database.transaction() as tx:
+            if overlap is not None:
+                api_keys.expire(tx, name, now + overlap)
+            api_keys.insert(tx, record)
+            self._audit.append(tx, _event("api_key.created", record, now))
+            tx.commit()
+        return f"ptk_{prefix}_{secret}"
+
+    def all(self) -> list[ApiKeyRecord]:
+        """Every key, by name and then by age."""
+        with self._database.read() as read:
+            return api_keys.all_api_keys(read)
+
+    def revoke(self, prefix: str) -> bool:
+        """Revokes a key at once; False where there is none, or it was revoked."""
+        now = self._clock.now()
+        with self._database.transaction() as tx:
+            record = api_keys.revoke(tx, prefix, now)
+            if record is None:
+                return False
+            self._audit.append(tx, _event("api_key.revoked", record, now))
+            tx.commit()
+        return True
+
+
+def _event(action: str, record: ApiKeyRecord, now: datetime) -> AuditEvent:
+    details = {
+        "key_id": str(record.key_id),
+        "name": record.name,
+        "prefix": record.prefix,
+        "scopes": list(record.scopes),
+    }
+    return AuditEvent(action=action, actor=OPERATOR, time=now, details=details)
+
+
+def _hash(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _invalid() -> PourtierError:
+    return PourtierError(
+        ErrorReason.ERROR_REASON_API_KEY_INVALID,
+        "the API key is not one of this service, or was revoked",
+    )

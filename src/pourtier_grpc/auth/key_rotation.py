@@ -1,0 +1,100 @@
+"""Keys that change hands: rotated without a pause, revoked at once.
+
+The next key is published long before it signs, so whoever keeps a copy of the key set
+knows it by then. A rotation makes it the active one, retires the one before, which goes
+on verifying until its last token is dead, and publishes another next.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from pourtier_grpc.auth.keyring import adopt_or_make, generate_missing, new_record
+from pourtier_grpc.caller import OPERATOR
+from pourtier_grpc.clock import Clock
+from pourtier_grpc.store import keys
+from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.engine import Database, Transaction
+from pourtier_grpc.store.keys import KeyRecord, KeyState, KeyUse
+
+ROTATING = (KeyUse.ACCESS, KeyUse.HMAC)
+
+
+class KeyRotation:
+    """Rotates and revokes keys. Other processes follow within a second."""
+
+    def __init__(
+        self, *, database: Database, folder: Path, audit_log: AuditLog, clock: Clock
+    ) -> None:
+        self._database = database
+        self._folder = folder
+        self._audit = audit_log
+        self._clock = clock
+
+    def rotate(self, use: KeyUse) -> str:
+        """Makes the next key of a use the active one; answers its id.
+
+        Raises ConfigError where the folder cannot hold another key.
+        """
+        now = self._clock.now()
+        generate_missing(self._database, self._folder, now)
+        with self._database.transaction() as tx:
+            keys.lock(tx)
+            records = [each for each in keys.all_keys(tx) if each.use is use]
+            active = _in_state(records, KeyState.ACTIVE)
+            keys.move(tx, active.key_id, KeyState.RETIRED, now)
+            promoted = self._promote(tx, records, now)
+            details = {"use": use.value, "retired": active.key_id, "active": promoted}
+            self._record(tx, "key.rotated", details, now)
+            tx.commit()
+        return promoted
+
+    def revoke(self, key_id: str, reason: str) -> bool:
+        """Makes a key good for nothing; False where there is none such.
+
+        What it has signed is refused from then on. Where it was the active key, the
+        next one takes its place. The pseudonym key proves nothing, and cannot be
+        revoked. Raises ConfigError where the folder cannot hold another key.
+        """
+        now = self._clock.now()
+        generate_missing(self._database, self._folder, now)
+        with self._database.transaction() as tx:
+            keys.lock(tx)
+            found = [each for each in keys.all_keys(tx) if each.key_id == key_id]
+            if not found or found[0].use not in ROTATING:
+                return False
+            (record,) = found
+            if record.state is KeyState.REVOKED:
+                return False
+            keys.move(tx, key_id, KeyState.REVOKED, now)
+            records = [each for each in keys.all_keys(tx) if each.use is record.use]
+            if record.state is KeyState.ACTIVE:
+                self._promote(tx, records, now)
+            elif record.state is KeyState.NEXT:
+                self._add_next(tx, record.use, now)
+            details = {"use": record.use.value, "revoked": key_id, "reason": reason}
+            self._record(tx, "key.revoked", details, now)
+            tx.commit()
+        return True
+
+    def _promote(self, tx: Transaction, records: list[KeyRecord], now: datetime) -> str:
+        following = _in_state(records, KeyState.NEXT)
+        keys.move(tx, following.key_id, KeyState.ACTIVE, now)
+        self._add_next(tx, following.use, now)
+        return following.key_id
+
+    def _add_next(self, tx: Transaction, use: KeyUse, now: datetime) -> None:
+        known = {record.key_id for record in keys.all_keys(tx)}
+        (key_id,) = adopt_or_make(self._folder, use, known)
+        keys.insert(tx, new_record(key_id, use, KeyState.NEXT, now))
+
+    def _record(
+        self, tx: Transaction, action: str, details: dict[str, str], now: datetime
+    ) -> None:
+        event = AuditEvent(action=action, actor=OPERATOR, time=now, details=details)
+        self._audit.append(tx, event)
+
+
+def _in_state(records: list[KeyRecord], state: KeyState) -> KeyRecord:
+    return next(record for record in records if record.state is state)

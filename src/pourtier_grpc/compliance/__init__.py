@@ -1,0 +1,1 @@
+"""The rules of evidence: what can be shown to have happened."""

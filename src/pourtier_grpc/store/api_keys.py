@@ -1,0 +1,128 @@
+"""The keys of internal services. Of a key only its prefix and a hash are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, or_, select
+
+from pourtier_grpc.store.engine import Database, Reader, Transaction
+from pourtier_grpc.store.tables import api_keys
+
+# How exactly the last use is kept: a write a minute, not one a call.
+USE_GRANULARITY = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKeyRecord:
+    """What is known of an API key.
+
+    Several keys of one name may live at once, so that a service can change its key
+    without a pause. None: never expires, was not revoked, was never used.
+    """
+
+    key_id: UUID
+    prefix: str
+    secret_hash: bytes = field(repr=False)
+    name: str
+    scopes: tuple[str, ...]
+    create_time: datetime
+    expire_time: datetime | None = None
+    revoke_time: datetime | None = None
+    last_used_time: datetime | None = None
+
+    def state(self, now: datetime) -> str:
+        """`live`, `expired` or `revoked`."""
+        if self.revoke_time is not None:
+            return "revoked"
+        expired = self.expire_time is not None and now >= self.expire_time
+        return "expired" if expired else "live"
+
+
+class ApiKeyStore:
+    """API keys in PostgreSQL, for those who check them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, prefix: str) -> ApiKeyRecord | None:
+        """The key of that prefix, or None."""
+        query = select(api_keys).where(api_keys.c.prefix == prefix)
+        with self._database.read() as read:
+            row = read.run(query).first()
+        return None if row is None else _record(row)
+
+    def note_use(self, record: ApiKeyRecord, now: datetime) -> None:
+        """Notes that a key was used, where that is news."""
+        last = record.last_used_time
+        if last is not None and now - last < USE_GRANULARITY:
+            return
+        with self._database.transaction() as tx:
+            tx.run(
+                api_keys.update()
+                .where(
+                    api_keys.c.key_id == record.key_id,
+                    or_(
+                        api_keys.c.last_used_time.is_(None),
+                        api_keys.c.last_used_time <= now - USE_GRANULARITY,
+                    ),
+                )
+                .values(last_used_time=now)
+            )
+            tx.commit()
+
+
+def all_api_keys(reader: Reader) -> list[ApiKeyRecord]:
+    """Every key, by name and then by age."""
+    rows = reader.run(select(api_keys).order_by(api_keys.c.name, api_keys.c.key_id))
+    return [_record(row) for row in rows]
+
+
+def insert(tx: Transaction, record: ApiKeyRecord) -> None:
+    """Keeps a new key."""
+    tx.run(
+        api_keys.insert().values(
+            {name: getattr(record, name) for name in ApiKeyRecord.__slots__}
+            | {"scopes": list(record.scopes)}
+        )
+    )
+
+
+def expire(tx: Transaction, name: str, expire_time: datetime) -> int:
+    """Lets the live keys of a name expire at that time, or earlier as they would have.
+
+    Answers how many there were.
+    """
+    done = tx.run(
+        api_keys.update()
+        .where(
+            api_keys.c.name == name,
+            api_keys.c.revoke_time.is_(None),
+            or_(api_keys.c.expire_time.is_(None), api_keys.c.expire_time > expire_time),
+        )
+        .values(expire_time=expire_time)
+    )
+    return done.rowcount
+
+
+def revoke(tx: Transaction, prefix: str, now: datetime) -> ApiKeyRecord | None:
+    """Revokes a key; answers it as it was, or None where it is not, or was revoked."""
+    row = tx.run(
+        select(api_keys)
+        .where(api_keys.c.prefix == prefix, api_keys.c.revoke_time.is_(None))
+        .with_for_update()
+    ).first()
+    if row is None:
+        return None
+    tx.run(
+        api_keys.update().where(api_keys.c.key_id == row.key_id).values(revoke_time=now)
+    )
+    return _record(row)
+
+
+def _record(row: Row[Any]) -> ApiKeyRecord:
+    values = {**row._mapping}  # noqa: SLF001 - the documented name
+    return ApiKeyRecord(**{**values, "scopes": tuple(row.scopes)})
