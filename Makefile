@@ -33,7 +33,7 @@ test: setup ## Run every test on real servers, with coverage
 	$(BIN)/coverage report
 
 proof: setup ## Run the long versions of the tests: thousands of rounds
-	$(BIN)/python -m pytest -m proof --proof --timeout 1800 -s $(ARGS)
+	$(BIN)/python -m pytest -m proof --proof $(ARGS)
 
 lint: setup ## Check format, lint, types, layers, and the contract
 	$(BIN)/ruff format --check src tests

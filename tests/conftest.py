@@ -14,6 +14,7 @@ from pourtier_grpc.config import Settings, load
 from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.server import Server
+from support import log_watch
 from support.api import Api
 from support.clock import ManualClock
 from support.edge import Edge, edge
@@ -30,6 +31,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--proof", action="store_true", help="run every round, not the stated few"
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_log_has_a_secret() -> Iterator[None]:
+    """Fails with the last test of a process where any log of its run held a secret."""
+    with log_watch.watching():
+        yield
 
 
 @pytest.fixture
@@ -103,6 +111,7 @@ def make_settings(
             "grpc_unix_socket": folder / "grpc-0.sock",
             "pourtier_http_port": free_port(),
             "pourtier_internal_http_port": free_port(),
+            "pourtier_metrics_port": 0,
             "allowed_origins": (ORIGIN, "http://localhost:3000"),
             "drain_seconds": 5,
         }

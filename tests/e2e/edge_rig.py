@@ -23,15 +23,16 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from pourtier.v1 import auth_service_pb2, status_service_pb2, user_service_pb2
 from pourtier_grpc.devtools.contract import ROOT, validate_descriptors
 from pourtier_grpc.devtools.edge import EdgeSettings, read_contract, render
 from pourtier_grpc.devtools.edge_settings import Address
 from pourtier_grpc.devtools.envoy import EmbeddedEnvoy
 from pourtier_grpc.devtools.ports import free_port
+from support import rpcs
 
 ORIGIN = "https://app.example"
 CONTRACT = ROOT / "gen" / "pourtier" / "pourtier.binpb"
+contract_services = rpcs.contract_services
 
 # One method of every kind that the contract does not have yet.
 SYNTHETIC = """
@@ -258,15 +259,6 @@ def call_grpc(
     """A native call with bytes, so that no stub is needed."""
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
     return call(request, metadata=tuple(metadata), timeout=timeout)
-
-
-def contract_services() -> list[ServiceDescriptor]:
-    """The contract's services, with the generated messages."""
-    return [
-        service
-        for module in (auth_service_pb2, status_service_pb2, user_service_pb2)
-        for service in module.DESCRIPTOR.services_by_name.values()
-    ]
 
 
 def services_of(descriptors: Path, *names: str) -> list[ServiceDescriptor]:

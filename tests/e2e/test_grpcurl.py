@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from pourtier.v1 import user_service_pb2
 from pourtier_grpc.devtools.wallet import DevWallet
 from support.commands import ROOT, pourtier, run
+from support.rpcs import contract_services
 from support.servers import Databases
 from support.stack import Stack, stack
 
@@ -53,14 +55,11 @@ def printed(*words: str) -> str:
 
 def test_it_lists_the_services(target: str) -> None:
     listed = set(printed(target, "list").split())
-    contract = {"AuthService", "StatusService", "UserService"}
-    assert {f"pourtier.v1.{name}" for name in contract} <= listed
+    assert {service.full_name for service in contract_services()} <= listed
     assert "grpc.health.v1.Health" in listed
     methods = printed(target, "list", "pourtier.v1.UserService").split()
-    assert methods == [
-        "pourtier.v1.UserService.GetMe",
-        "pourtier.v1.UserService.UpdateMe",
-    ]
+    names = user_service_pb2.DESCRIPTOR.services_by_name["UserService"].methods_by_name
+    assert set(methods) == {f"pourtier.v1.UserService.{name}" for name in names}
 
 
 @pytest.mark.parametrize(
@@ -121,6 +120,14 @@ def test_it_calls_with_the_token_of_a_wallet(
     me = json.loads(printed(*get_me))
     assert me["walletAddress"] == DevWallet.load(tmp_path / "wallet.json").address
     assert me["walletType"] == "pourtier-cli"
+
+
+def test_it_calls_what_only_a_service_may(running: Stack, target: str) -> None:
+    header = f"x-api-key: {running.api_key('auth.introspect')}"
+    body = json.dumps({"token": running.public.bearer()})
+    words = ("-H", header, "-d", body, target)
+    told = json.loads(printed(*words, "pourtier.v1.AuthService/IntrospectToken"))
+    assert told["active"] is True
 
 
 def details(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

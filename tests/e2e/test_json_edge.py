@@ -106,7 +106,7 @@ def test_an_api_key_does_not_pass_the_public_listener(running: Stack) -> None:
     refused(web.call("GET", ME, headers=key), "CREDENTIALS_MISSING")
     inside = running.internal.call("GET", ME, bearer=bearer, headers=key)
     refused(inside, "MULTIPLE_CREDENTIALS")
-    refused(running.internal.call("GET", ME, headers=key), "TOKEN_INVALID")
+    refused(running.internal.call("GET", ME, headers=key), "API_KEY_INVALID")
 
 
 def test_two_bearer_tokens_never_pass_as_one(web: JsonApi) -> None:

@@ -87,7 +87,8 @@ def test_two_sessions_and_two_generations_have_tokens_of_different_names(
 
 def test_whoever_has_the_published_key_can_verify_a_token(shared: Service) -> None:
     token = shared.registered()[1].tokens.access_token
-    (published,) = jwks(shared)
+    published, following = jwks(shared)
+    assert published["kid"] != following["kid"]
     header = jwt.get_unverified_header(token)
     assert published["kid"] == header["kid"]
     claims = jwt.decode(
@@ -102,10 +103,11 @@ def test_whoever_has_the_published_key_can_verify_a_token(shared: Service) -> No
     assert claims["sub"]
 
 
+@pytest.mark.parametrize("number", [0, 1], ids=["the signing one", "the next"])
 def test_a_key_is_published_without_its_secret_under_its_thumbprint(
-    shared: Service,
+    shared: Service, number: int
 ) -> None:
-    (published,) = jwks(shared)
+    published = jwks(shared)[number]
     assert set(published) == {"kty", "crv", "x", "kid", "alg", "use"}
     assert (published["kty"], published["crv"]) == ("OKP", "Ed25519")
     assert (published["alg"], published["use"]) == ("EdDSA", "sig")

@@ -143,8 +143,9 @@ class TestPlaintext:
     ) -> None:
         address = f"0.0.0.0:{free_port()}"
         assert refusal_to_start(environment(GRPC_LISTEN=address)) == (
-            f"GRPC_LISTEN={address} is plaintext off loopback: put it behind a closed "
-            "network and say so with ALLOW_PLAINTEXT=true"
+            f"GRPC_LISTEN={address} is plaintext off loopback: give it TLS "
+            "(TLS_CERT_FILE, TLS_KEY_FILE), or put it behind a closed network and say "
+            "so with ALLOW_PLAINTEXT=true"
         )
 
     def test_it_does_where_it_is_allowed_and_replaces_a_dead_servers_socket(
@@ -228,7 +229,7 @@ class TestRefusals:
         database = open_database(settings)
         generate_missing(database, settings.keys, SystemClock().now())
         database.close()
-        (lost,) = settings.keys.glob(f"{use}-*.jwk")
+        lost, _ = settings.keys.glob(f"{use}-*.jwk")
         lost.unlink()
         said = refusal_of(settings)
         assert said.startswith(f"KEY_DIR lacks {lost.name}, a live key of the database")

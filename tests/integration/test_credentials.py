@@ -51,8 +51,8 @@ def test_the_scheme_is_read_in_any_case(
             StatusCode.UNAUTHENTICATED,
             [("authorization", "Bearer Bearer {}")],
         ),
-        ("TOKEN_INVALID", StatusCode.UNAUTHENTICATED, [("x-api-key", "{}")]),
-        ("TOKEN_INVALID", StatusCode.UNAUTHENTICATED, [("x-api-key", "")]),
+        ("API_KEY_INVALID", StatusCode.UNAUTHENTICATED, [("x-api-key", "{}")]),
+        ("API_KEY_INVALID", StatusCode.UNAUTHENTICATED, [("x-api-key", "")]),
         (
             "MULTIPLE_CREDENTIALS",
             StatusCode.INVALID_ARGUMENT,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import grpc
 import pytest
@@ -13,16 +15,19 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode
 
 from pourtier.v1 import auth_service_pb2 as pb
+from pourtier.v1 import compliance_service_pb2 as compliance_pb
 from pourtier.v1 import status_service_pb2 as status_pb
 from pourtier.v1 import user_service_pb2 as user_pb
-from pourtier.v1.user_pb2 import User
+from pourtier.v1.user_pb2 import KycLevel, User
+from pourtier_grpc.call import methods_of
 from pourtier_grpc.devtools.wallet import DevWallet
 from support.api import Refused, refusal
+from support.callers import admin, api_key
 from support.service import Service
 
 SERVICES = [
     (auth, method)
-    for file in (pb, user_pb, status_pb)
+    for file in (pb, user_pb, compliance_pb, status_pb)
     for auth in file.DESCRIPTOR.services_by_name.values()
     for method in auth.methods
 ]
@@ -30,10 +35,31 @@ METHODS = {
     method.name: (f"/{owner.full_name}/{method.name}", method.input_type)
     for owner, method in SERVICES
 }
+POLICIES = {
+    method.name: method.policy
+    for service in {owner.full_name: owner for owner, _ in SERVICES}.values()
+    for method in methods_of(service)
+}
+NOBODY = str(UUID(int=0))
+ACT = {"user_id": NOBODY, "reason": "why"}
+# What a request needs beside the text that is tried.
+GOOD: dict[str, dict[str, Any]] = {
+    "Register": {"wallet_type": "test"},
+    "UpdateMe": {"user": User()},
+    "GetUserByWallet": {"wallet_address": DevWallet.generate().address},
+    "SuspendUser": ACT,
+    "ReinstateUser": ACT,
+    "SetKycLevel": {**ACT, "kyc_level": KycLevel.KYC_LEVEL_BASIC},
+}
+Callers = Callable[[str], tuple[tuple[str, str], ...]]
 # Texts that somebody else chose the bounds of: a mask is protobuf's own.
 UNBOUNDED = {("UpdateMe", "paths")}
-# What nobody can change is not looked at, beyond its bounds.
+# What nobody can change is not looked at, beyond its bounds; nobody has such an e-mail
+# address or wallet; and whatever is no token of ours is not active.
 TAKEN_AS_THEY_ARE = {
+    ("IntrospectToken", "token"),
+    ("ListUsers", "email"),
+    ("ListUsers", "wallet_address"),
     ("Logout", "refresh_token"),
     ("UpdateMe", "wallet_address"),
     ("UpdateMe", "wallet_type"),
@@ -59,13 +85,14 @@ STRINGS = [case for name in METHODS for case in strings(name)]
 IDS = [f"{name} {'.'.join(path)}" for name, path in STRINGS]
 
 
-def send_raw(service: Service, name: str, data: bytes, bearer: str = "") -> bytes:
-    """Sends bytes as they are to a method; the token to those alone that need one."""
+def send_raw(
+    service: Service, name: str, data: bytes, *credentials: tuple[str, str]
+) -> bytes:
+    """Sends bytes as they are to a method."""
     path, _ = METHODS[name]
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes]
     call = service.api.channel.unary_unary(path)
-    signed_in = name in {"GetMe", "UpdateMe"}
-    return service.api.call(call, data, bearer=bearer if signed_in else "")
+    return service.api.call(call, data, *credentials)
 
 
 def padding(size: int) -> bytes:
@@ -77,13 +104,9 @@ def padding(size: int) -> bytes:
 
 def request_with(service: Service, name: str, path: list[str], value: str) -> Message:
     """A good request of that method, but for one text."""
-    good: dict[str, Any] = {}
+    good = {**GOOD.get(name, {})}
     if name in {"VerifyWallet", "Register", "Login"}:
         good.update(service.api.proof(DevWallet.generate()))
-    if name == "Register":
-        good["wallet_type"] = "test"
-    if name == "UpdateMe":
-        good["user"] = User()
     request = GetMessageClass(METHODS[name][1])(**good)
     *parents, last = path
     parent = request
@@ -97,23 +120,38 @@ def request_with(service: Service, name: str, path: list[str], value: str) -> Me
 
 
 @pytest.fixture(scope="module")
-def bearer(shared: Service) -> str:
-    return shared.registered()[1].tokens.access_token
+def callers(shared: Service) -> Callers:
+    """The credentials of somebody who may call a method of that name."""
+    bearer = admin(shared).bearer
+    scopes = {a.service.scope for each in POLICIES.values() for a in each.allow}
+    key = api_key(shared, *filter(None, scopes))
+    # Its first use is noted, which is nothing that a refused request leaves behind.
+    request = pb.IntrospectTokenRequest(token=bearer)
+    assert shared.api.call(shared.api.auth.IntrospectToken, request, key).active
+
+    def credentials(name: str) -> tuple[tuple[str, str], ...]:
+        allowed = {access.WhichOneof("who") for access in POLICIES[name].allow}
+        if "public" in allowed:
+            return ()
+        people = allowed & {"user", "self", "admin"}
+        return (("authorization", f"Bearer {bearer}") if people else key,)
+
+    return credentials
 
 
 @pytest.mark.parametrize(("name", "path"), STRINGS, ids=IDS)
 def test_a_text_that_is_too_long_is_refused_by_its_name(
-    shared: Service, bearer: str, name: str, path: list[str]
+    shared: Service, callers: Callers, name: str, path: list[str]
 ) -> None:
     request = request_with(shared, name, path, "a" * 5000)
     if (name, path[-1]) in UNBOUNDED:
         with refusal("INVALID_UPDATE_MASK", StatusCode.INVALID_ARGUMENT) as caught:
-            send_raw(shared, name, request.SerializeToString(), bearer)
+            send_raw(shared, name, request.SerializeToString(), *callers(name))
         assert caught[0].metadata == {"path": "a" * 64}
         return
     before = shared.sql.counts()
     with refusal("INVALID_FIELD", StatusCode.INVALID_ARGUMENT) as caught:
-        send_raw(shared, name, request.SerializeToString(), bearer)
+        send_raw(shared, name, request.SerializeToString(), *callers(name))
     (violation,) = set(caught[0].violations)
     assert violation.split("[")[0] == ".".join(path)
     assert caught[0].metadata == {"field": violation}
@@ -122,20 +160,21 @@ def test_a_text_that_is_too_long_is_refused_by_its_name(
 
 @pytest.mark.parametrize(("name", "path"), STRINGS, ids=IDS)
 def test_a_nul_in_a_text_is_refused_and_reaches_no_table(
-    shared: Service, bearer: str, name: str, path: list[str]
+    shared: Service, callers: Callers, name: str, path: list[str]
 ) -> None:
     data = request_with(shared, name, path, "nul\0nul").SerializeToString()
     before = shared.sql.everything()
     if (name, path[-1]) in TAKEN_AS_THEY_ARE or path[-1] == "roles":
-        send_raw(shared, name, data, bearer)
+        send_raw(shared, name, data, *callers(name))
     else:
         with pytest.raises(Refused) as caught:
-            send_raw(shared, name, data, bearer)
+            send_raw(shared, name, data, *callers(name))
         assert caught.value.reason != "INTERNAL"
         assert caught.value.code in {
             StatusCode.INVALID_ARGUMENT,
             StatusCode.UNAUTHENTICATED,
             StatusCode.ABORTED,
+            StatusCode.NOT_FOUND,
         }
     assert shared.sql.everything() == before
 
@@ -151,26 +190,28 @@ def test_a_nul_in_a_text_is_refused_and_reaches_no_table(
     ],
 )
 def test_bytes_that_are_no_message_are_refused(
-    shared: Service, bearer: str, name: str, data: bytes
+    shared: Service, callers: Callers, name: str, data: bytes
 ) -> None:
     with refusal("MALFORMED_REQUEST", StatusCode.INVALID_ARGUMENT) as caught:
-        send_raw(shared, name, data, bearer)
+        send_raw(shared, name, data, *callers(name))
     assert caught[0].metadata == {"method": METHODS[name][0]}
 
 
 @pytest.mark.parametrize("invalid", [b"\xff\xfe", b"\xc3\x28", b"\xed\xa0\x80"])
 @pytest.mark.parametrize(("name", "path"), STRINGS, ids=IDS)
 def test_text_that_is_not_utf8_is_refused(
-    shared: Service, bearer: str, name: str, path: list[str], invalid: bytes
+    shared: Service, callers: Callers, name: str, path: list[str], invalid: bytes
 ) -> None:
     marker = b"@" * len(invalid)
     good = request_with(shared, name, path, marker.decode()).SerializeToString()
     assert marker in good
     with refusal("MALFORMED_REQUEST", StatusCode.INVALID_ARGUMENT):
-        send_raw(shared, name, good.replace(marker, invalid), bearer)
+        send_raw(shared, name, good.replace(marker, invalid), *callers(name))
 
 
-@pytest.mark.parametrize("name", ["UpdateMe", "GetMe"])
+@pytest.mark.parametrize(
+    "name", [name for name in METHODS if not POLICIES[name].allow[0].HasField("public")]
+)
 def test_a_stranger_learns_nothing_about_a_request(shared: Service, name: str) -> None:
     with refusal("CREDENTIALS_MISSING", StatusCode.UNAUTHENTICATED):
         send_raw(shared, name, b"\x0a\x05ab")
@@ -178,11 +219,11 @@ def test_a_stranger_learns_nothing_about_a_request(shared: Service, name: str) -
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_request_past_the_limit_is_refused(
-    shared: Service, bearer: str, name: str
+    shared: Service, callers: Callers, name: str
 ) -> None:
     limit = shared.settings.max_request_bytes
     with refusal("REQUEST_TOO_LARGE", StatusCode.RESOURCE_EXHAUSTED) as caught:
-        send_raw(shared, name, padding(limit) + bytes(1), bearer)
+        send_raw(shared, name, padding(limit) + bytes(1), *callers(name))
     assert caught[0].metadata == {"limit_bytes": str(limit)}
 
 
@@ -235,12 +276,12 @@ def test_every_field_that_is_wrong_is_named(shared: Service) -> None:
 
 
 def test_a_thousand_wrong_items_still_make_a_readable_refusal(
-    shared: Service, bearer: str
+    shared: Service, callers: Callers
 ) -> None:
     # Trailers past 16 KiB never arrive: the client saw RESOURCE_EXHAUSTED, no reason.
     request = user_pb.UpdateMeRequest(
         user=User(roles=["x" * 40] * 1000), update_mask=FieldMask(paths=["locale"])
     )
     with refusal("INVALID_FIELD", StatusCode.INVALID_ARGUMENT) as caught:
-        shared.api.call(shared.api.users.UpdateMe, request, bearer=bearer)
+        shared.api.call(shared.api.users.UpdateMe, request, *callers("UpdateMe"))
     assert caught[0].violations[0].startswith("user.roles")

@@ -30,6 +30,7 @@ SERVICES = {
     "grpc.health.v1.Health",
     "grpc.reflection.v1alpha.ServerReflection",
     "pourtier.v1.AuthService",
+    "pourtier.v1.ComplianceService",
     "pourtier.v1.StatusService",
     "pourtier.v1.UserService",
 }

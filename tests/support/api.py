@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1.auth_service_pb2_grpc import AuthServiceStub
+from pourtier.v1.compliance_service_pb2_grpc import ComplianceServiceStub
 from pourtier.v1.status_service_pb2_grpc import StatusServiceStub
 from pourtier.v1.user_service_pb2_grpc import UserServiceStub
 from pourtier_grpc.devtools.wallet import DevWallet
@@ -69,6 +70,7 @@ class Api:
         self.channel = grpc.insecure_channel(target)
         self.auth = AuthServiceStub(self.channel)
         self.users = UserServiceStub(self.channel)
+        self.compliance = ComplianceServiceStub(self.channel)
         self.status = StatusServiceStub(self.channel)
 
     def close(self) -> None:

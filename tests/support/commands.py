@@ -7,13 +7,18 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from unittest import mock
 
 from click.testing import CliRunner
 
+from pourtier_grpc import logs
 from pourtier_grpc.cli import main
 from pourtier_grpc.config import CONFIG_VARIABLE, Settings
+from support.log_watch import WATCH
 
 ROOT = Path(__file__).parents[2]
+# As it was installed beside the interpreter.
+SCRIPT = Path(sys.executable).with_name("pourtier")
 TIMEOUT = 60.0
 
 
@@ -25,19 +30,24 @@ def environment(**settings: object) -> dict[str, str]:
 
 
 def run(
-    *words: object, env: Mapping[str, str] | None = None, cwd: Path = ROOT
+    *words: object,
+    env: Mapping[str, str] | None = None,
+    cwd: Path = ROOT,
+    timeout: float = TIMEOUT,
 ) -> subprocess.CompletedProcess[str]:
     """Any command, until it ends."""
-    return subprocess.run(
+    done = subprocess.run(
         list(map(str, words)),
         env=environment() if env is None else dict(env),
         cwd=cwd,
         capture_output=True,
         stdin=subprocess.DEVNULL,
         text=True,
-        timeout=TIMEOUT,
+        timeout=timeout,
         check=False,
     )
+    WATCH.search("stderr", done.stderr)
+    return done
 
 
 def pourtier(*words: object, **settings: object) -> subprocess.CompletedProcess[str]:
@@ -50,12 +60,14 @@ def pourtier(*words: object, **settings: object) -> subprocess.CompletedProcess[
 def quickly(*words: object, **settings: object) -> subprocess.CompletedProcess[str]:
     """A command of ours in this process, where it leaves no traces.
 
-    Starting a process takes a second. Commands of the service itself configure logs
-    for a whole process, and so need one of their own; so does what calls a service in
-    this process, whose log would be taken for the command's.
+    Starting a process takes a second. Commands that run until they are told to stop
+    need one of their own; so does what calls a service in this process, whose log would
+    be taken for the command's. Logs are configured for a whole process, so these
+    commands go without.
     """
-    assert words[0] not in {"serve", "dev", "migrate", "keys"}
+    assert words[0] not in {"serve", "dev", "migrate"}
     texts = list(map(str, words))
     env = {name.upper(): str(value) for name, value in settings.items()}
-    done = CliRunner().invoke(main, texts, env=env, catch_exceptions=False)
+    with mock.patch.object(logs, "configure"):
+        done = CliRunner().invoke(main, texts, env=env, catch_exceptions=False)
     return subprocess.CompletedProcess(texts, done.exit_code, done.stdout, done.stderr)

@@ -61,12 +61,15 @@ class JsonApi:
         body: Any = None,
         *,
         bearer: str = "",
+        api_key: str = "",
         **options: Any,
     ) -> httpx.Response:
         """One call; `body` is sent as JSON, `options` are those of httpx."""
         headers = httpx.Headers(options.pop("headers", None)).multi_items()
         if bearer:
             headers.append(("authorization", f"Bearer {bearer}"))
+        if api_key:
+            headers.append(("x-api-key", api_key))
         if body is not None:
             options["json"] = body
         return self.http.request(verb, path, headers=headers, **options)

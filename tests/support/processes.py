@@ -46,6 +46,7 @@ def serve_process(
         "grpc_unix_socket": folder / f"serve-{number}.sock",
         "allowed_origins": f"{ORIGIN},{OTHER_ORIGIN}",
         "log_level": "warning",
+        "pourtier_metrics_port": 0,
         # No test waits for an edge to notice, but for the one that says so.
         "drain_notice_seconds": 0,
         **settings,

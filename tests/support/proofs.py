@@ -11,7 +11,6 @@ import base58
 
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier_grpc.auth import nonce
-from pourtier_grpc.auth.keyring import Keyring
 from pourtier_grpc.auth.nonce import Binding
 from pourtier_grpc.devtools.wallet import DevWallet
 from support.service import DOMAIN, Service
@@ -81,7 +80,7 @@ def minted(service: Service, wallet: DevWallet, **changes: Any) -> str:
 
     `changes` are of its binding; `keyring` and `expire_time` may be among them.
     """
-    keyring: Keyring = changes.pop("keyring", service.keyring)
+    keyring = changes.pop("keyring", service.keyring)
     expire_time = changes.pop("expire_time", None)
     if expire_time is None:
         expire_time = service.clock.now() + timedelta(minutes=10)

@@ -59,6 +59,7 @@ def running(database_url: str, **changes: Any) -> Iterator[Service]:
             "pourtier_data_dir": folder,
             "grpc_listen": ("127.0.0.1:0",),
             "grpc_unix_socket": folder / "grpc-0.sock",
+            "pourtier_metrics_port": 0,
             "allowed_origins": (ORIGIN, OTHER_ORIGIN),
             "drain_seconds": 5,
         }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from pourtier_grpc.devtools.ports import free_port
-from support import service
+from support import callers, service
 from support.edge import edge
 from support.json_api import JsonApi
 from support.servers import Databases, state_folder
@@ -21,6 +22,18 @@ class Stack(Service):
 
     public: JsonApi
     internal: JsonApi
+
+    def admin(self) -> tuple[str, str]:
+        """The user id and the access token of a new administrator."""
+        made = callers.admin(self)
+        return made.user_id, made.bearer
+
+    def api_key(self, *scopes: str, days: float | None = None) -> str:
+        """A new API key of the service `chevalier`."""
+        expires_in = None if days is None else timedelta(days=days)
+        return self.server._parts.api_keys.create(
+            "chevalier", scopes, expires_in=expires_in, overlap=None
+        )
 
     @property
     def database_url(self) -> str:

@@ -195,6 +195,8 @@ class TestErrors:
             ("ALLOWED_ORIGINS", "app.example", "ALLOWED_ORIGINS: 'app.example' is not"),
             ("ALLOWED_ORIGINS", "https://A.example", "'https://A.example' is not an"),
             ("ALLOWED_ORIGINS", "https://a.example/", "'https://a.example/' is not an"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317", "OTLP_ENDPOINT: String"),
+            ("TRACE_SAMPLE_RATIO", "2", "TRACE_SAMPLE_RATIO: Input should be less"),
         ],
     )
     def test_a_wrong_value_is_a_sentence_that_names_the_setting(
@@ -293,6 +295,7 @@ class TestUnsafe:
                 "ALLOWED_ORIGINS has http://a.example, which is not https",
             ),
             ({"database_url": None}, "DATABASE_URL is not set"),
+            ({"metrics_host": "10.0.0.1"}, "METRICS_HOST=10.0.0.1 is plaintext off"),
         ],
     )
     def test_an_unsafe_setting_is_named_and_is_the_only_one_named(
@@ -352,3 +355,14 @@ class TestUnsafe:
     )
     def test_loopback_is_told_from_the_rest(self, address: str, closed: bool) -> None:
         assert is_loopback(address) is closed
+
+
+class TestSampling:
+    def test_production_traces_and_logs_a_part_the_others_everything(self) -> None:
+        assert (load().traced, load().logged_successes) == (1.0, 1.0)
+        assert (production().traced, production().logged_successes) == (0.01, 0.1)
+
+    def test_a_ratio_that_is_set_holds_everywhere(self) -> None:
+        for of in (load, production):
+            loaded = of(trace_sample_ratio=0, log_success_ratio=0.5)
+            assert (loaded.traced, loaded.logged_successes) == (0, 0.5)

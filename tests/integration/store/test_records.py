@@ -210,30 +210,54 @@ class TestKeys:
         keys.lock(tx)
         return tx
 
-    def record(self, key_id: str, use: KeyUse, at: datetime = NOW) -> KeyRecord:
+    def record(
+        self,
+        key_id: str,
+        use: KeyUse,
+        at: datetime = NOW,
+        state: KeyState = KeyState.ACTIVE,
+    ) -> KeyRecord:
         return KeyRecord(
-            key_id=key_id,
-            use=use,
-            algorithm="EdDSA",
-            state=KeyState.ACTIVE,
-            create_time=at,
+            key_id=key_id, use=use, algorithm="EdDSA", state=state, create_time=at
         )
 
     def test_the_newest_comes_first(self, tx: Transaction) -> None:
         older = self.record("a", KeyUse.ACCESS)
         newer = self.record("b", KeyUse.HMAC, LATER)
         for record in (older, newer):
-            keys.insert_active(tx, record)
+            keys.insert(tx, record)
         assert keys.all_keys(tx) == [newer, older]
 
-    def test_a_use_has_one_active_key(self, tx: Transaction) -> None:
-        keys.insert_active(tx, self.record("a", KeyUse.ACCESS))
-        with pytest.raises(exc.IntegrityError, match="signing_keys_active_key"):
-            keys.insert_active(tx, self.record("b", KeyUse.ACCESS))
+    @pytest.mark.parametrize("state", [KeyState.ACTIVE, KeyState.NEXT])
+    def test_a_use_has_one_active_and_one_next_key(
+        self, tx: Transaction, state: KeyState
+    ) -> None:
+        keys.insert(tx, self.record("a", KeyUse.ACCESS, state=state))
+        keys.insert(tx, self.record("h", KeyUse.HMAC, state=state))
+        with pytest.raises(exc.IntegrityError, match=f"signing_keys_{state.value}_key"):
+            keys.insert(tx, self.record("b", KeyUse.ACCESS, state=state))
+
+    def test_a_key_moves_through_its_life_and_others_stay(
+        self, tx: Transaction
+    ) -> None:
+        moved = self.record("a", KeyUse.ACCESS, state=KeyState.NEXT)
+        other = self.record("b", KeyUse.HMAC)
+        for record in (moved, other):
+            keys.insert(tx, record)
+        times = {}
+        for state in (KeyState.ACTIVE, KeyState.RETIRED, KeyState.REVOKED):
+            keys.move(tx, "a", state, LATER)
+            row = tx.run(select(signing_keys).where(signing_keys.c.key_id == "a")).one()
+            assert row.state == state.value
+            times[state] = (row.activate_time, row.retire_time)
+        assert times[KeyState.ACTIVE] == (LATER, None)
+        assert times[KeyState.RETIRED] == times[KeyState.REVOKED] == (LATER, LATER)
+        ended = replace(moved, state=KeyState.REVOKED, retire_time=LATER)
+        assert keys.all_keys(tx) == [ended, other]
 
     def test_retired_ones_are_as_many_as_there_are(self, tx: Transaction) -> None:
         for key_id in "abc":
-            keys.insert_active(tx, self.record(key_id, KeyUse.ACCESS))
+            keys.insert(tx, self.record(key_id, KeyUse.ACCESS))
             tx.run(update(signing_keys).values(state=KeyState.RETIRED.value))
         assert {record.state for record in keys.all_keys(tx)} == {KeyState.RETIRED}
 

@@ -111,7 +111,7 @@ class TestRotation:
 
     def test_an_ended_session_moves_nothing(self, tx: Transaction) -> None:
         session = make_session(tx, make_user(tx))
-        sessions.end(tx, session.session_id, EndCause.LOGOUT, NOW)
+        sessions.end(tx, [session.session_id], EndCause.LOGOUT, NOW)
         assert sessions.rotate(tx, session, presented=1, key_id="k", now=NOW) is None
 
     def test_of_many_that_rotate_one_generation_exactly_one_does(
@@ -146,16 +146,27 @@ class TestEnd:
     def test_it_is_kept_with_its_cause_and_happens_once(
         self, tx: Transaction, cause: EndCause
     ) -> None:
-        session = make_session(tx, make_user(tx))
-        assert sessions.end(tx, session.session_id, cause, LATER)
+        user = make_user(tx)
+        session, other = make_session(tx, user), make_session(tx, user)
+        spared = make_session(tx, user)
+        mine = [session.session_id]
+        assert sessions.end(tx, [*mine, other.session_id], cause, LATER) == sorted(
+            [*mine, other.session_id]
+        )
         ended = replace(session, end_time=LATER, end_cause=cause)
         assert sessions.find(tx, session.session_id) == ended
         later = LATER + timedelta(1)
-        assert not sessions.end(tx, session.session_id, EndCause.LOGOUT, later)
+        assert sessions.end(tx, mine, EndCause.LOGOUT, later) == []
         assert sessions.find(tx, session.session_id) == ended
+        assert sessions.find(tx, spared.session_id) == spared
 
-    def test_ending_what_is_not_there_is_false(self, tx: Transaction) -> None:
-        assert not sessions.end(tx, NOBODY, EndCause.LOGOUT, NOW)
+    @pytest.mark.parametrize("ids", [[], [NOBODY]])
+    def test_ending_what_is_not_there_ends_nothing(
+        self, tx: Transaction, ids: list[UUID]
+    ) -> None:
+        session = make_session(tx, make_user(tx))
+        assert sessions.end(tx, ids, EndCause.LOGOUT, NOW) == []
+        assert sessions.find(tx, session.session_id) == session
 
 
 class TestNonces:

@@ -18,7 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_tools import protoc  # type: ignore[import-untyped] # it has no stubs
 
 from pourtier_grpc.call import Call, methods_of
-from pourtier_grpc.caller import SignedInUser
+from pourtier_grpc.caller import ApiKey, Credential, Service, SignedInUser
 from pourtier_grpc.devtools.contract import ROOT, validate_descriptors
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.interceptors.chain import interceptors
@@ -55,6 +55,16 @@ service ThingService {
   }
   rpc Admin(Thing) returns (Thing) {
     option (pourtier.v1.policy) = { allow { admin {} } LIMITED };
+  }
+  rpc Service(Thing) returns (Thing) {
+    option (pourtier.v1.policy) = {
+      allow { service { scope: "things.read" } } LIMITED
+    };
+  }
+  rpc ServiceOrAdmin(Thing) returns (Thing) {
+    option (pourtier.v1.policy) = {
+      allow { service { scope: "things.read" } } allow { admin {} } LIMITED
+    };
   }
   rpc SelfOrAdmin(Thing) returns (Thing) {
     option (pourtier.v1.policy) = {
@@ -95,13 +105,6 @@ service NoSuchFieldService {
   rpc Wrong(Thing) returns (Thing) {
     option (pourtier.v1.policy) = {
       allow { self { field: "user_id" } } LIMITED
-    };
-  }
-}
-service NoRuleYetService {
-  rpc Wrong(Thing) returns (Thing) {
-    option (pourtier.v1.policy) = {
-      allow { service { scope: "things.read" } } LIMITED
     };
   }
 }
@@ -154,23 +157,43 @@ FILE = _compile()
 SERVICE = FILE.services_by_name["ThingService"]
 Thing: Any = GetMessageClass(FILE.message_types_by_name["Thing"])
 
-ANN = SignedInUser(user_id=UUID(int=1), session_id=UUID(int=11), roles=())
-BOB = SignedInUser(user_id=UUID(int=2), session_id=UUID(int=12), roles=("helper",))
-ROOT_USER = SignedInUser(
-    user_id=UUID(int=3), session_id=UUID(int=13), roles=("helper", "admin")
-)
+
+def _user(number: int, *roles: str) -> SignedInUser:
+    return SignedInUser(
+        user_id=UUID(int=number),
+        session_id=UUID(int=10 + number),
+        wallet_address=f"wallet{number}",
+        roles=roles,
+    )
+
+
+def _service(number: int, name: str, *scopes: str) -> Service:
+    return Service(key_id=UUID(int=number), name=name, scopes=frozenset(scopes))
+
+
+ANN = _user(1)
+BOB = _user(2, "helper")
+ROOT_USER = _user(3, "helper", "admin")
 USERS = {"ann": ANN, "bob": BOB, "root": ROOT_USER}
+READER = _service(21, "reader", "other.scope", "things.read")
+WRITER = _service(22, "writer", "things.write", "things.reader")
+SERVICES = {"reader": READER, "writer": WRITER}
 
 Behaviour = Callable[[Any, Call], Any]
 
 
-class Tokens:
-    """Access tokens that are the names of users."""
+class Names:
+    """Access tokens that are the names of users, API keys that are of services."""
 
-    def authenticate(self, access_token: str) -> SignedInUser:
-        if access_token not in USERS:
+    def authenticate(self, credential: Credential) -> SignedInUser | Service:
+        if isinstance(credential, ApiKey):
+            if credential.text not in SERVICES:
+                reason = ErrorReason.ERROR_REASON_API_KEY_INVALID
+                raise PourtierError(reason, "unknown key")
+            return SERVICES[credential.text]
+        if credential.token not in USERS:
             raise PourtierError(ErrorReason.ERROR_REASON_TOKEN_INVALID, "unknown token")
-        return USERS[access_token]
+        return USERS[credential.token]
 
 
 class Servicer:
@@ -208,6 +231,7 @@ class Rig:
         request: Any = None,
         *metadata: tuple[str, str | bytes],
         bearer: str = "",
+        api_key: str = "",
         timeout: float | None = PATIENCE_SECONDS,
     ) -> Any:
         """Calls a method; `request` may be bytes that are no message."""
@@ -218,6 +242,8 @@ class Rig:
         )
         if bearer:
             metadata = (*metadata, ("authorization", f"Bearer {bearer}"))
+        if api_key:
+            metadata = (*metadata, ("x-api-key", api_key))
         try:
             response, self.finished = method.with_call(
                 Thing() if request is None else request,
@@ -247,7 +273,7 @@ def running(
     servicer = Servicer()
     made = interceptors(
         **{
-            "authenticator": Tokens(),
+            "authenticator": Names(),
             "call_timeout_seconds": PATIENCE_SECONDS,
             "max_request_bytes": LIMIT_BYTES,
             **chain,

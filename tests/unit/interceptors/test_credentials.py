@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from unittest.mock import patch
+from uuid import UUID
+
 import pytest
 from grpc import StatusCode
 
 from pourtier_grpc.caller import ANONYMOUS
 from support.api import refusal
-from unit.interceptors.rig import ANN, USERS, Rig, Thing
+from unit.interceptors.rig import ANN, READER, USERS, Rig, Thing
 
 ANNS = str(ANN.user_id)
 BEARER = ("authorization", "Bearer ann")
@@ -42,9 +46,25 @@ class TestCredentials:
             rig.call("User", None, ("authorization", value))
         assert rig.servicer.calls == []
 
-    def test_an_api_key_is_none_of_this_service_yet(self, rig: Rig) -> None:
+    def test_an_api_key_is_a_services(self, rig: Rig) -> None:
+        rig.call("Service", api_key="reader")
+        assert rig.last.principal == READER
+        assert rig.last.acting_for_others == "service:reader"
+        with pytest.raises(TypeError, match="lets in others"):
+            _ = rig.last.signed_in
+
+    @pytest.mark.parametrize("key", ["", "key", "ann", "Bearer ann", "reader "])
+    @pytest.mark.parametrize("method", ["Service", "User"])
+    def test_what_is_no_api_key_is_an_invalid_one(
+        self, rig: Rig, method: str, key: str
+    ) -> None:
+        with refusal("API_KEY_INVALID", StatusCode.UNAUTHENTICATED):
+            rig.call(method, None, ("x-api-key", key))
+        assert rig.servicer.calls == []
+
+    def test_an_api_key_is_no_bearer_token(self, rig: Rig) -> None:
         with refusal("TOKEN_INVALID", StatusCode.UNAUTHENTICATED):
-            rig.call("User", None, API_KEY)
+            rig.call("Service", bearer="reader")
 
     def test_the_authenticators_refusal_is_the_answer(self, rig: Rig) -> None:
         with refusal("TOKEN_INVALID", StatusCode.UNAUTHENTICATED) as caught:
@@ -97,6 +117,7 @@ class TestPolicies:
         ("Admin", "root", ""),
         ("SelfOrAdmin", "ann", ANNS),
         ("SelfOrAdmin", "root", ANNS),
+        ("ServiceOrAdmin", "root", ""),
     )
     REFUSED = (
         ("Self", "bob", ANNS),
@@ -105,6 +126,9 @@ class TestPolicies:
         ("Admin", "ann", ANNS),
         ("Admin", "bob", ""),
         ("SelfOrAdmin", "bob", ANNS),
+        ("Service", "ann", ""),
+        ("Service", "root", ""),
+        ("ServiceOrAdmin", "ann", ANNS),
     )
 
     @pytest.mark.parametrize(("method", "user", "owner"), ALLOWED)
@@ -122,7 +146,30 @@ class TestPolicies:
             rig.call(method, Thing(owner_id=owner), bearer=user)
         assert rig.servicer.calls == []
 
+    def test_ones_own_id_is_ones_own_in_capitals_too(self, rig: Rig) -> None:
+        shouted = "ABCDEFAB-0000-7000-8000-000000000001"
+        own = replace(ANN, user_id=UUID(shouted))
+        with patch.dict(USERS, {"eve": own}):
+            rig.call("Self", Thing(owner_id=shouted), bearer="eve")
+            assert rig.last.principal == own
+            rig.call("Self", Thing(owner_id=shouted.lower()), bearer="eve")
+
+    @pytest.mark.parametrize("method", ["Service", "ServiceOrAdmin"])
+    def test_a_service_needs_the_very_scope(self, rig: Rig, method: str) -> None:
+        rig.call(method, api_key="reader")
+        with refusal("PERMISSION_DENIED", StatusCode.PERMISSION_DENIED):
+            rig.call(method, api_key="writer")
+        assert len(rig.servicer.calls) == 1
+
     @pytest.mark.parametrize("method", ["User", "Self", "Admin", "SelfOrAdmin"])
+    def test_a_service_is_no_user(self, rig: Rig, method: str) -> None:
+        with refusal("PERMISSION_DENIED", StatusCode.PERMISSION_DENIED):
+            rig.call(method, Thing(owner_id=str(READER.key_id)), api_key="reader")
+        assert rig.servicer.calls == []
+
+    @pytest.mark.parametrize(
+        "method", ["User", "Self", "Admin", "SelfOrAdmin", "Service", "ServiceOrAdmin"]
+    )
     def test_without_a_credential_nothing_but_the_public_is_open(
         self, rig: Rig, method: str
     ) -> None:

@@ -51,8 +51,9 @@ def documented() -> dict[str, Documented]:
         text = " ".join(line.strip(" /") for line in comment.splitlines())
         code = re.match(r"\((\w+)\) ", text)
         assert code is not None, f"{name} names no code"
-        example = re.search(r"Metadata: `(\{.*?\})`", text)
-        keys = frozenset(json.loads(example[1])) if example else frozenset()
+        example = re.search(r"Metadata: `(\{.*?\})`(, where)?", text)
+        always = example is not None and not example[2]
+        keys = frozenset(json.loads(example[1])) if example and always else frozenset()
         found[name] = Documented(code[1], keys)
     return found
 

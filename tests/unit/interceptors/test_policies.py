@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from grpc import StatusCode
 from structlog.testing import capture_logs
 
-from pourtier.v1 import auth_service_pb2, status_service_pb2, user_service_pb2
+from pourtier.v1 import (
+    auth_service_pb2,
+    compliance_service_pb2,
+    status_service_pb2,
+    user_service_pb2,
+)
+from pourtier.v1.policy_pb2 import Access, MethodPolicy
 from pourtier_grpc.call import (
     Call,
     Method,
@@ -17,11 +24,25 @@ from pourtier_grpc.call import (
     methods_of,
 )
 from pourtier_grpc.interceptors.authorisation import authorisation
+from pourtier_grpc.logs import shortened
 from pourtier_grpc.server import method_handlers
 from support.api import refusal
-from unit.interceptors.rig import FILE, LIMIT_BYTES, SERVICE, Rig, Servicer, Thing
+from unit.interceptors.rig import (
+    ANN,
+    FILE,
+    LIMIT_BYTES,
+    SERVICE,
+    Rig,
+    Servicer,
+    Thing,
+)
 
-CONTRACT = (auth_service_pb2, user_service_pb2, status_service_pb2)
+CONTRACT = (
+    auth_service_pb2,
+    compliance_service_pb2,
+    status_service_pb2,
+    user_service_pb2,
+)
 
 
 class TestStart:
@@ -43,9 +64,10 @@ class TestStart:
         with pytest.raises(PolicyError, match=f"^the policy of {path} {fault}"):
             method_handlers(FILE.services_by_name[service], object(), (), LIMIT_BYTES)
 
-    def test_a_policy_that_cannot_be_enforced_yet_stops_the_start(self) -> None:
-        (method,) = methods_of(FILE.services_by_name["NoRuleYetService"])
-        with pytest.raises(NotImplementedError, match="service"):
+    def test_a_policy_that_cannot_be_enforced_stops_the_start(self) -> None:
+        (method, *_) = methods_of(SERVICE)
+        method = replace(method, policy=MethodPolicy(allow=[Access()]))
+        with pytest.raises(NotImplementedError, match="no rule for None"):
             compose((authorisation,), method, lambda request, _: request)
 
     def test_a_servicer_without_one_of_the_methods_stops_the_start(self) -> None:
@@ -69,7 +91,7 @@ class TestStart:
             for service in module.DESCRIPTOR.services_by_name.values()
         ]
         methods = [method for service in services for method in methods_of(service)]
-        assert len(services) >= 3
+        assert len(services) >= 4
         assert all(method.policy.rate_limit for method in methods)
 
     def test_the_first_interceptor_is_the_outermost(self) -> None:
@@ -145,4 +167,5 @@ class TestOrder:
             "reason": "PERMISSION_DENIED",
             "request_id": "r-1",
             "user_id": "00000000-0000-0000-0000-000000000001",
+            "wallet": shortened(ANN.wallet_address),
         }

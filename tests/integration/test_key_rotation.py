@@ -1,0 +1,233 @@
+"""Keys that change hands: rotated without a pause, revoked at once, everywhere."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from pourtier.v1 import auth_service_pb2 as pb
+from pourtier_grpc.auth.key_rotation import KeyRotation
+from pourtier_grpc.store.keys import KeyUse
+from support.api import refusal
+from support.callers import person
+from support.keys import in_state, signed_by, states
+from support.proofs import send
+from support.service import Service
+from support.tokens import me
+
+ACCESS, HMAC, PSEUDONYM = KeyUse.ACCESS, KeyUse.HMAC, KeyUse.PSEUDONYM
+
+
+def rotation(service: Service) -> KeyRotation:
+    return service.server._parts.key_rotation
+
+
+def follow(service: Service) -> bool:
+    """What the process does by itself, a few times a second."""
+    return service.keyring.refresh()
+
+
+def rotate(service: Service, use: KeyUse = ACCESS) -> str:
+    key_id = rotation(service).rotate(use)
+    follow(service)
+    return key_id
+
+
+def revoke(service: Service, key_id: str) -> bool:
+    done = rotation(service).revoke(key_id, "a laptop was stolen")
+    follow(service)
+    return done
+
+
+def published(service: Service) -> list[str]:
+    answer = service.api.call(service.api.auth.GetJwks, pb.GetJwksRequest())
+    return [key.kid for key in answer.keys]
+
+
+def bodies(service: Service, action: str) -> list[dict[str, Any]]:
+    query = "SELECT body FROM audit_events WHERE action = %s ORDER BY event_time"
+    return [json.loads(row["body"]) for row in service.sql.run(query, action)]
+
+
+class TestRotation:
+    def test_the_next_key_signs_and_was_published_ahead(self, own: Service) -> None:
+        ann = person(own)
+        first, following = published(own)
+        assert signed_by(ann.bearer) == first
+        own.clock.move(days=1)
+        assert rotate(own) == following
+        tokens = own.api.refresh(ann.tokens.refresh_token)
+        assert signed_by(tokens.access_token) == following
+        new = in_state(own.sql, ACCESS, "next")
+        assert published(own) == [following, new, first]
+        assert states(own.sql, ACCESS) == {
+            first: "retired",
+            following: "active",
+            new: "next",
+        }
+        assert me(own.api, tokens.access_token).user_id == ann.user_id
+
+    def test_a_token_of_before_is_good_after(self, own: Service) -> None:
+        ann = person(own)
+        rotate(own)
+        assert me(own.api, ann.bearer).user_id == ann.user_id
+
+    def test_a_retired_key_is_gone_when_its_last_token_is_dead(
+        self, own: Service
+    ) -> None:
+        ann = person(own)
+        first = signed_by(ann.bearer)
+        rotate(own)
+        own.clock.move(minutes=29, seconds=58)
+        follow(own)
+        assert me(own.api, ann.bearer).user_id == ann.user_id
+        own.clock.move(minutes=1, seconds=1)
+        follow(own)
+        assert first in published(own)
+        own.clock.move(seconds=1)
+        assert follow(own)
+        assert first not in published(own)
+        with refusal("TOKEN_INVALID"):
+            me(own.api, ann.bearer)
+
+    def test_refresh_tokens_and_challenges_of_a_retired_key_are_good(
+        self, own: Service
+    ) -> None:
+        ann = person(own)
+        proof = own.api.proof(ann.wallet)
+        old = in_state(own.sql, HMAC, "active")
+        assert rotate(own, HMAC) == in_state(own.sql, HMAC, "active") != old
+        assert send(own, "Login", proof)
+        own.clock.move(days=20)
+        follow(own)
+        tokens = own.api.refresh(ann.tokens.refresh_token)
+        kept = "SELECT key_id FROM sessions WHERE session_id = %s"
+        key_id = own.sql.one(kept, tokens.session_id)["key_id"]
+        assert key_id == in_state(own.sql, HMAC, "active")
+
+    def test_a_retired_hmac_key_lives_as_long_as_a_session_may(
+        self, own: Service
+    ) -> None:
+        old = bytes.fromhex(in_state(own.sql, HMAC, "active"))
+        rotate(own, HMAC)
+        own.clock.move(days=89, hours=23)
+        follow(own)
+        assert own.keyring.hmac_key(old)
+        own.clock.move(hours=1)
+        follow(own)
+        assert own.keyring.hmac_key(old) is None
+
+    @pytest.mark.parametrize("use", [ACCESS, HMAC])
+    def test_many_rotations_leave_one_that_signs_and_one_that_is_next(
+        self, own: Service, use: KeyUse
+    ) -> None:
+        ids = [rotate(own, use) for _ in range(5)]
+        assert len(set(ids)) == 5
+        now = states(own.sql, use)
+        assert sorted(now.values()) == ["active", "next", *["retired"] * 5]
+        assert in_state(own.sql, use, "active") == ids[-1]
+        assert len(list(own.settings.keys.glob(f"{use.value}-*.jwk"))) == 7
+
+    def test_it_is_audited(self, own: Service) -> None:
+        old = in_state(own.sql, ACCESS, "active")
+        new = rotate(own)
+        (event,) = bodies(own, "key.rotated")
+        assert event["actor"] == "operator"
+        assert event["details"] == {"use": "access", "retired": old, "active": new}
+
+    def test_a_rotation_that_fails_leaves_everything_as_it_was(
+        self, own: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise RuntimeError("halfway")
+
+        before = own.sql.everything()
+        with monkeypatch.context() as broken:
+            broken.setattr(rotation(own), "_record", fail)
+            with pytest.raises(RuntimeError, match="halfway"):
+                rotation(own).rotate(ACCESS)
+        assert own.sql.everything() == before
+        # The file that it left behind is taken up by the next one.
+        left = {path.name for path in own.settings.keys.iterdir()}
+        rotate(own)
+        assert {path.name for path in own.settings.keys.iterdir()} == left
+
+
+class TestRevocation:
+    def test_what_it_signed_is_refused_and_the_next_one_signs(
+        self, own: Service
+    ) -> None:
+        ann = person(own)
+        stolen, following = published(own)
+        assert revoke(own, stolen)
+        with refusal("TOKEN_INVALID"):
+            me(own.api, ann.bearer)
+        assert stolen not in published(own)
+        assert states(own.sql, ACCESS)[stolen] == "revoked"
+        tokens = own.api.refresh(ann.tokens.refresh_token)
+        assert signed_by(tokens.access_token) == following
+        assert me(own.api, tokens.access_token).user_id == ann.user_id
+
+    def test_of_an_hmac_key_refresh_tokens_and_challenges_die(
+        self, own: Service
+    ) -> None:
+        ann = person(own)
+        proof = own.api.proof(ann.wallet)
+        assert revoke(own, in_state(own.sql, HMAC, "active"))
+        with refusal("REFRESH_TOKEN_INVALID"):
+            own.api.refresh(ann.tokens.refresh_token)
+        with refusal("NONCE_INVALID"):
+            send(own, "Login", proof)
+        # Who can prove their wallet is in again at once.
+        tokens = own.api.login(ann.wallet).tokens
+        assert own.api.refresh(tokens.refresh_token)
+
+    @pytest.mark.parametrize("state", ["next", "retired"])
+    def test_a_key_in_any_state_can_be_revoked(self, own: Service, state: str) -> None:
+        ann = person(own)
+        rotate(own)
+        active, key_id = (in_state(own.sql, ACCESS, s) for s in ("active", state))
+        assert revoke(own, key_id)
+        assert key_id not in published(own)
+        assert in_state(own.sql, ACCESS, "active") == active
+        assert in_state(own.sql, ACCESS, "next") != key_id
+        assert (signed_by(ann.bearer) == key_id) is (state == "retired")
+
+    def test_it_is_audited_with_its_reason_and_happens_once(self, own: Service) -> None:
+        key_id = in_state(own.sql, HMAC, "active")
+        assert revoke(own, key_id)
+        before = own.sql.everything()
+        assert not revoke(own, key_id)
+        assert not revoke(own, "nonsense")
+        assert own.sql.everything() == before
+        (event,) = bodies(own, "key.revoked")
+        assert event["details"] == {
+            "use": "hmac",
+            "revoked": key_id,
+            "reason": "a laptop was stolen",
+        }
+
+    def test_the_pseudonym_key_cannot_be_revoked(self, own: Service) -> None:
+        assert not revoke(own, in_state(own.sql, PSEUDONYM, "active"))
+
+    def test_a_process_without_the_new_file_refuses_the_revoked_key_all_the_same(
+        self, own: Service
+    ) -> None:
+        ann = person(own)
+        rotation(own).revoke(published(own)[0], "stolen")
+        missing = own.settings.keys / f"access-{in_state(own.sql, ACCESS, 'next')}.jwk"
+        kept = missing.read_bytes()
+        missing.unlink()
+        with capture_logs() as logs:
+            assert not follow(own)
+        assert any(missing.name in str(line.get("reason")) for line in logs)
+        with refusal("TOKEN_INVALID"):
+            me(own.api, ann.bearer)
+        missing.write_bytes(kept)
+        missing.chmod(0o600)
+        assert follow(own)
+        tokens = own.api.refresh(ann.tokens.refresh_token)
+        assert me(own.api, tokens.access_token).user_id == ann.user_id
