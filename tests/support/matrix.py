@@ -425,8 +425,8 @@ class World:
         )
 
     def _under_a_revoked_key(self) -> Person:
-        # The expired token's key is another: each has one fault alone. The server follows
-        # by itself; following beside it could set it back for a moment.
+        # The expired token's key is another: each has one fault alone. The server
+        # follows by itself; following beside it could set it back for a moment.
         keyring = self._parts.keyring
         active = self._parts.key_rotation.rotate(KeyUse.ACCESS)
         assert eventually(lambda: keyring.access.key_id == active)
