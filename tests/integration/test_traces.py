@@ -275,10 +275,13 @@ class TestTheReceiver:
             )
             with service(databases, otel_exporter_otlp_endpoint=endpoint) as down:
                 token = down.registered()[1].tokens.access_token
-                start = time.monotonic()
-                for _ in range(1000):
+                took = []
+                for _ in range(300):
+                    start = time.monotonic()
                     down.api.call(down.api.users.GetMe, GetMeRequest(), bearer=token)
-                assert time.monotonic() - start < 15
+                    took.append(time.monotonic() - start)
+                # A call that waited for the exporter would wait for its ten seconds.
+                assert max(took) < 5
                 stopping = time.monotonic()
             assert time.monotonic() - stopping < tracing.FLUSH_SECONDS + 3
 
