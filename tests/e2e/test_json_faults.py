@@ -81,7 +81,8 @@ def test_a_deadline_that_passes_in_the_database_is_told(
                 answer = made.public.call(
                     "PATCH", ME, RENAMED, bearer=bearer, headers=headers
                 )
-                assert time.monotonic() - before < within + 0.3
+                # Long before the five seconds that any statement may take.
+                assert time.monotonic() - before < within + 2
                 assert answer.status_code == 504
                 refused(answer, "DEADLINE_EXCEEDED")
             # The statements have ended too, and not only their callers' patience.

@@ -223,7 +223,7 @@ class TestDeadlines:
             start = time.monotonic()
             with refusal("DEADLINE_EXCEEDED", grpc.StatusCode.DEADLINE_EXCEEDED):
                 update(own, token, 0.3)
-            assert time.monotonic() - start < 1
+            assert time.monotonic() - start < 3
             assert eventually(lambda: own.sql.run(RUNNING) == [], within=0.5)
         assert update(own, token, 5).display_name == "New"
 
