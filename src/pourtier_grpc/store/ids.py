@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import uuid_utils
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from pourtier_grpc.times import EPOCH
 
 
 def new_id(now: datetime) -> UUID:

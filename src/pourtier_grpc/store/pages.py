@@ -12,12 +12,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from pourtier_grpc.errors import ErrorReason, PourtierError
+from pourtier_grpc.times import EPOCH
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DIGEST_BYTES = 8
 DEFAULT_SIZE = 50
 
