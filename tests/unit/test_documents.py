@@ -1,4 +1,4 @@
-"""The documents: links lead somewhere, titles are what they are."""
+"""The documents: links lead somewhere, and tables say what the code says."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 from urllib.parse import unquote
 
+import annotated_types
 import pytest
+from pydantic.fields import FieldInfo
 
+from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.contract import ROOT
 
 DOCUMENTS = sorted(
@@ -21,6 +25,7 @@ CODE = re.compile(r"`[^`\n]*`")
 # `[text](target)`, and the target of `[text]: target`.
 LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]\n]+\]: (\S+)$", re.MULTILINE)
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+ROW = re.compile(r"^\| (.*) \|$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,18 @@ def fault_of(link: Link) -> str | None:
     if anchor and (file.suffix != ".md" or anchor not in anchors(file)):
         return "there is no such heading"
     return None
+
+
+def rows(document: Path, heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading, without its head."""
+    text = document.read_text()
+    section = re.split(rf"^#+ {re.escape(heading)}$", text, flags=re.MULTILINE)[1]
+    table = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)
+    assert table is not None
+    return [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", row)]
+        for row in ROW.findall(table[0])[1:]
+    ]
 
 
 LINKS = [link for document in DOCUMENTS for link in links(document)]
@@ -124,3 +141,44 @@ def test_the_index_of_decisions_has_every_record_by_its_title() -> None:
     assert [
         (number, name, f"# {int(number)}. {title}") for number, name, title in listed
     ] == records
+
+
+def default_of(field: FieldInfo) -> str:
+    """A default, as docs/settings.md writes it."""
+    value = field.default
+    if value in (None, ()):
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def bounds_of(field: FieldInfo) -> str:
+    """What a setting may be, as docs/settings.md writes it."""
+    if field.annotation is bool:
+        return "`true`, `false`"
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(field.annotation))
+    low = high = ""
+    for rule in field.metadata:
+        match rule:
+            case annotated_types.Ge(ge=least):
+                low = str(least)
+            case annotated_types.Le(le=most):
+                high = str(most)
+            case annotated_types.Gt(gt=least):
+                return f"more than {least}"
+            case _ if getattr(rule, "pattern", None):
+                return f"`{rule.pattern}`"
+    if high:
+        return f"{low} to {high}"
+    return f"at least {low}" if low else ""
+
+
+def test_every_setting_is_documented_with_its_default_and_bounds() -> None:
+    documented = rows(ROOT / "docs" / "settings.md", "Settings")
+    assert [row[:3] for row in documented] == [
+        [f"`{name.upper()}`", default_of(field), bounds_of(field)]
+        for name, field in Settings.model_fields.items()
+    ]
+    assert all(len(row) == 4 and row[3] for row in documented)
