@@ -29,7 +29,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 2
     """(INVALID_ARGUMENT) One or more fields break their rules; see the
     `BadRequest.field_violations`.
-    Metadata: `{"field": "wallet_address"}`, the first of them.
+    Metadata: `{"field": "wallet_address"}`, the first of them; empty where all that is
+    known is that a text has a NUL, which cannot be kept.
     """
     ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 3
     """(INVALID_ARGUMENT) The request is not a message of the method's type: damaged,
@@ -240,7 +241,8 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 1
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 2
 """(INVALID_ARGUMENT) One or more fields break their rules; see the
 `BadRequest.field_violations`.
-Metadata: `{"field": "wallet_address"}`, the first of them.
+Metadata: `{"field": "wallet_address"}`, the first of them; empty where all that is
+known is that a text has a NUL, which cannot be kept.
 """
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 3
 """(INVALID_ARGUMENT) The request is not a message of the method's type: damaged,

@@ -265,7 +265,10 @@ class SuspendUserRequest(_message.Message):
     user_id: _builtins.str
     """The account."""
     reason: _builtins.str
-    """Why, for the audit log. Nothing personal belongs here: it is kept for years."""
+    """Why, for the audit log. Nothing personal belongs here: it is kept for years. None
+    of its characters is a control character or one that turns the direction of text,
+    and no white space is at either end.
+    """
     def __init__(
         self,
         *,
@@ -315,7 +318,10 @@ class ReinstateUserRequest(_message.Message):
     user_id: _builtins.str
     """The account."""
     reason: _builtins.str
-    """Why, for the audit log. Nothing personal belongs here: it is kept for years."""
+    """Why, for the audit log. Nothing personal belongs here: it is kept for years. None
+    of its characters is a control character or one that turns the direction of text,
+    and no white space is at either end.
+    """
     def __init__(
         self,
         *,
@@ -366,7 +372,10 @@ class SetKycLevelRequest(_message.Message):
     user_id: _builtins.str
     """The account."""
     reason: _builtins.str
-    """Why, for the audit log. Nothing personal belongs here: it is kept for years."""
+    """Why, for the audit log. Nothing personal belongs here: it is kept for years. None
+    of its characters is a control character or one that turns the direction of text,
+    and no white space is at either end.
+    """
     kyc_level: _user_pb2.KycLevel.ValueType
     """The level."""
     def __init__(

@@ -9,9 +9,12 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
+from uuid import UUID
 
 import click
+import protovalidate
 
+from pourtier.v1.user_service_pb2 import SuspendUserRequest
 from pourtier_grpc import logs
 from pourtier_grpc.config import Settings, load
 from pourtier_grpc.devtools.dev import with_database
@@ -20,7 +23,34 @@ from pourtier_grpc.store.engine import Database
 from pourtier_grpc.telemetry.shared import Place, place_in
 from pourtier_grpc.wiring import Parts, build, open_database, require_migrated
 
+
+class _Reason(click.ParamType):
+    """Why an operator does something: a text as the contract wants an admin's."""
+
+    name = "text"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """The text itself; fails where an RPC would refuse it too."""
+        try:
+            request = SuspendUserRequest(user_id=str(UUID(int=0)), reason=value)
+        except ValueError:
+            self.fail("it is not text", param, ctx)
+        if protovalidate.collect_violations(request):
+            self.fail(
+                "it must be a line of at most 500 characters, without control "
+                "characters, and without white space at its ends",
+                param,
+                ctx,
+            )
+        return value
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+reason_option = click.option(
+    "--reason", type=_Reason(), required=True, help="Why, for the audit log."
+)
 
 
 @contextlib.contextmanager

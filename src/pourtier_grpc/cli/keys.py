@@ -14,6 +14,7 @@ from pourtier_grpc.cli.common import (
     opened,
     parts,
     print_rows,
+    reason_option,
     settings,
 )
 from pourtier_grpc.clock import SystemClock
@@ -60,7 +61,7 @@ def keys_rotate(use: str) -> None:
 
 @keys.command("revoke")
 @click.argument("key_id")
-@click.option("--reason", required=True, help="Why, for the audit log.")
+@reason_option
 def keys_revoke(key_id: str, reason: str) -> None:
     """Make a key good for nothing, at once: all that it has signed is refused."""
     with parts() as made:
