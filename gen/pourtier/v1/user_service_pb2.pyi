@@ -129,7 +129,9 @@ class BatchGetUsersRequest(_message.Message):
     USER_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The accounts, each named once."""
+        """The accounts, each named once. Capitals make no other id of one; an account whose
+        id comes in both is answered once.
+        """
 
     def __init__(
         self,

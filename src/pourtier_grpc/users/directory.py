@@ -43,9 +43,13 @@ class Directory:
         return user
 
     def get_many(self, user_ids: Sequence[str]) -> pb.BatchGetUsersResponse:
-        """The accounts of those ids, in their order, and the ids that none has."""
-        users = self._users.find_many([UUID(each) for each in user_ids])
-        ids = [str(UUID(each)) for each in user_ids]
+        """The accounts of those ids, in their order, and the ids that none has.
+
+        Each is answered once: an id in capitals is the same id (RFC 9562 section 4).
+        """
+        wanted = list(dict.fromkeys(UUID(each) for each in user_ids))
+        users = self._users.find_many(wanted)
+        ids = [str(each) for each in wanted]
         return pb.BatchGetUsersResponse(
             users=[users[each] for each in ids if each in users],
             missing_user_ids=[each for each in ids if each not in users],
