@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from uuid import UUID
 
 from pourtier.v1 import auth_service_pb2 as pb
@@ -71,7 +72,10 @@ class OwnSessions:
     def revoke_all(
         self, caller: SignedInUser, client: Client, *, keep_current: bool
     ) -> int:
-        """Ends the caller's sessions, or all but the calling one; answers how many."""
+        """Ends the caller's live sessions, or all but the calling one.
+
+        Answers how many those were.
+        """
         return self._end(caller, client, None, keep_current=keep_current)
 
     def _end(
@@ -86,8 +90,13 @@ class OwnSessions:
             user = users.lock(tx, caller.user_id)
             if user is None:  # pragma: no cover - the caller was just authenticated
                 return 0
-            live = session_rows.live_of(tx, caller.user_id)
-            ids = wanted or [session.session_id for session in live]
+            # What is over by time is the sweep's to end, and no end of the caller's.
+            live = [
+                session.session_id
+                for session in session_rows.live_of(tx, caller.user_id)
+                if self._alive(session, user.roles)
+            ]
+            ids = live if wanted is None else [each for each in live if each in wanted]
             if keep_current:
                 ids = [each for each in ids if each != caller.session_id]
             cause = EndCause.REVOKED
@@ -95,7 +104,7 @@ class OwnSessions:
             tx.commit()
         return count
 
-    def _alive(self, session: Session, roles: tuple[str, ...]) -> bool:
+    def _alive(self, session: Session, roles: Collection[str]) -> bool:
         now = self._clock.now()
         return self._lifetimes.cause_of_end(session, roles, now) is None
 
