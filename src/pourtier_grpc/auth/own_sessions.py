@@ -6,6 +6,7 @@ from collections.abc import Collection
 from uuid import UUID
 
 from pourtier.v1 import auth_service_pb2 as pb
+from pourtier.v1.user_pb2 import User
 from pourtier_grpc.auth.lifetimes import Lifetimes
 from pourtier_grpc.auth.sessions import Sessions
 from pourtier_grpc.caller import Client, SignedInUser
@@ -13,9 +14,9 @@ from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import pages, users
 from pourtier_grpc.store import sessions as session_rows
-from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.pages import Place
-from pourtier_grpc.store.sessions import EndCause, Session, SessionStore
+from pourtier_grpc.store.sessions import EndCause, Session
 
 MAX_PAGE = 100
 
@@ -27,13 +28,11 @@ class OwnSessions:
         self,
         *,
         database: Database,
-        store: SessionStore,
         sessions: Sessions,
         clock: Clock,
         lifetimes: Lifetimes,
     ) -> None:
         self._database = database
-        self._store = store
         self._sessions = sessions
         self._clock = clock
         self._lifetimes = lifetimes
@@ -61,48 +60,50 @@ class OwnSessions:
 
     def revoke(self, caller: SignedInUser, session_id: UUID, client: Client) -> None:
         """Ends one of the caller's sessions. Raises SESSION_NOT_FOUND."""
-        if self._store.owner(session_id) != caller.user_id:
-            raise PourtierError(
-                ErrorReason.ERROR_REASON_SESSION_NOT_FOUND,
-                "there is no session {session_id} of the caller's",
-                session_id=str(session_id),
-            )
-        self._end(caller, client, [session_id])
+        with self._database.transaction() as tx:
+            user = users.lock(tx, caller.user_id)
+            session = session_rows.find_own(tx, caller.user_id, session_id)
+            if user is None or session is None:
+                raise PourtierError(
+                    ErrorReason.ERROR_REASON_SESSION_NOT_FOUND,
+                    "there is no session {session_id} of the caller's",
+                    session_id=str(session_id),
+                )
+            if self._alive(session, user.roles):
+                self._end(tx, user, [session_id], caller, client)
+            tx.commit()
 
     def revoke_all(
         self, caller: SignedInUser, client: Client, *, keep_current: bool
     ) -> int:
         """Ends the caller's live sessions, or all but the calling one.
 
-        Answers how many those were.
+        Answers how many those were. What is over by time is the sweep's to end.
         """
-        return self._end(caller, client, None, keep_current=keep_current)
-
-    def _end(
-        self,
-        caller: SignedInUser,
-        client: Client,
-        wanted: list[UUID] | None,
-        *,
-        keep_current: bool = False,
-    ) -> int:
         with self._database.transaction() as tx:
             user = users.lock(tx, caller.user_id)
             if user is None:  # pragma: no cover - the caller was just authenticated
                 return 0
-            # What is over by time is the sweep's to end, and no end of the caller's.
-            live = [
+            kept = {caller.session_id} if keep_current else set()
+            ids = [
                 session.session_id
                 for session in session_rows.live_of(tx, caller.user_id)
-                if self._alive(session, user.roles)
+                if session.session_id not in kept and self._alive(session, user.roles)
             ]
-            ids = live if wanted is None else [each for each in live if each in wanted]
-            if keep_current:
-                ids = [each for each in ids if each != caller.session_id]
-            cause = EndCause.REVOKED
-            count = self._sessions.end(tx, user, ids, cause, client, caller.actor)
+            count = self._end(tx, user, ids, caller, client)
             tx.commit()
         return count
+
+    def _end(
+        self,
+        tx: Transaction,
+        user: User,
+        session_ids: Collection[UUID],
+        caller: SignedInUser,
+        client: Client,
+    ) -> int:
+        cause = EndCause.REVOKED
+        return self._sessions.end(tx, user, session_ids, cause, client, caller.actor)
 
     def _alive(self, session: Session, roles: Collection[str]) -> bool:
         now = self._clock.now()

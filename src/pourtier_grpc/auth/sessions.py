@@ -172,7 +172,7 @@ class Sessions:
         `actor` is who ends them; by default it is a rule of the service.
         """
         now = self._clock.now()
-        ended = sessions.end(tx, session_ids, cause, now)
+        ended = sessions.end(tx, UUID(user.user_id), session_ids, cause, now)
         if not ended:
             return 0
         events = [event for each in ended for event in _events(each, cause)]

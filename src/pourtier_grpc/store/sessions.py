@@ -128,6 +128,15 @@ def find(reader: Reader, session_id: UUID) -> Session | None:
     return None if row is None else _session(row)
 
 
+def find_own(reader: Reader, user_id: UUID, session_id: UUID) -> Session | None:
+    """The session of that id, if it is that user's, or None."""
+    query = select(sessions).where(
+        sessions.c.user_id == user_id, sessions.c.session_id == session_id
+    )
+    row = reader.run(query).first()
+    return None if row is None else _session(row)
+
+
 def rotate(
     tx: Transaction, session: Session, *, presented: int, key_id: str, now: datetime
 ) -> Session | None:
@@ -165,12 +174,20 @@ def mark_presented(tx: Transaction, session_id: UUID) -> None:
 
 
 def end(
-    tx: Transaction, session_ids: Collection[UUID], cause: EndCause, now: datetime
+    tx: Transaction,
+    user_id: UUID,
+    session_ids: Collection[UUID],
+    cause: EndCause,
+    now: datetime,
 ) -> list[UUID]:
-    """Ends sessions; answers which of them were alive."""
+    """Ends sessions of a user; answers which of them were alive and the user's."""
     ended = tx.run(
         update(sessions)
-        .where(sessions.c.session_id.in_(session_ids), sessions.c.end_time.is_(None))
+        .where(
+            sessions.c.user_id == user_id,
+            sessions.c.session_id.in_(session_ids),
+            sessions.c.end_time.is_(None),
+        )
         .values(end_time=now, end_cause=cause.value)
         .returning(sessions.c.session_id)
     )

@@ -199,7 +199,7 @@ class TestSessions:
         place = Place(order[1].create_time, order[1].session_id)
         page = sessions.live_of(tx, user_id, Page(size=1, after=place))
         assert page == order[2:]
-        sessions.end(tx, [order[0].session_id], EndCause.REVOKED, NOW)
+        sessions.end(tx, user_id, [order[0].session_id], EndCause.REVOKED, NOW)
         assert sessions.live_of(tx, user_id) == order[1:]
 
     def test_what_is_over_by_any_rule_is_found_to_the_moment(
@@ -220,7 +220,7 @@ class TestSessions:
         make_session(tx, plain, **{**fresh, "create_time": since})
         make_session(tx, chief, **{**fresh, "create_time": since + moment})
         ended = make_session(tx, plain, **{**fresh, "expire_time": NOW})
-        sessions.end(tx, [ended.session_id], EndCause.LOGOUT, NOW)
+        sessions.end(tx, ended.user_id, [ended.session_id], EndCause.LOGOUT, NOW)
         found = sessions.expired(tx, NOW, idle, since, 100)
         mine = {UUID(plain.user_id), UUID(chief.user_id)}
         assert sorted(each for each in found if each[0] in mine) == sorted(
