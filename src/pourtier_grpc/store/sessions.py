@@ -13,14 +13,14 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    CompoundSelect,
     Row,
-    and_,
     any_,
     bindparam,
     literal,
-    or_,
     select,
     tuple_,
+    union,
     update,
 )
 
@@ -226,22 +226,29 @@ def expired(
     Those not refreshed since `idle_since`, and administrators' that began before
     `admin_since`, are over too.
     """
-    over = or_(
-        sessions.c.expire_time <= now,
-        sessions.c.rotate_time <= idle_since,
-        and_(
-            sessions.c.create_time <= admin_since,
-            literal(ADMIN_ROLE) == any_(users.c.roles),
-        ),
+    query = _over(now, idle_since, admin_since, limit)
+    return [(row.user_id, row.session_id) for row in reader.run(query)]
+
+
+def _over(
+    now: datetime, idle_since: datetime, admin_since: datetime, limit: int
+) -> CompoundSelect[Any]:
+    """Finds by one index each what is over by each rule: together none would serve."""
+    live = select(sessions.c.user_id, sessions.c.session_id).where(
+        sessions.c.end_time.is_(None)
     )
-    query = (
-        select(sessions.c.user_id, sessions.c.session_id)
-        .join(users)
-        .where(sessions.c.end_time.is_(None), over)
-        .order_by(sessions.c.user_id)
+    admins = select(users.c.user_id).where(literal(ADMIN_ROLE) == any_(users.c.roles))
+    return (
+        union(
+            live.where(sessions.c.expire_time <= now),
+            live.where(sessions.c.rotate_time <= idle_since),
+            live.where(
+                sessions.c.create_time <= admin_since, sessions.c.user_id.in_(admins)
+            ),
+        )
+        .order_by("user_id", "session_id")
         .limit(limit)
     )
-    return [(row.user_id, row.session_id) for row in reader.run(query)]
 
 
 _STATE = (

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import exc, select, text, update
+from sqlalchemy import ClauseElement, exc, select, text, update
 
 from integration.store.rows import LATER, NOW, make_session, make_user
 from pourtier.v1 import compliance_service_pb2 as pb
@@ -140,7 +140,7 @@ class TestUsers:
 
     def test_each_filter_is_answered_by_an_index(self, database: Database) -> None:
         with database.transaction() as tx:
-            tx.run(text(FILL))
+            fill(tx, FILL)
             tx.run(text("ANALYZE users, wallets"))
             seen = list(plans(tx))
         assert len(seen) == len(FILTERS)
@@ -158,6 +158,21 @@ FILL = f"""
     INSERT INTO wallets
     SELECT 'solana', email, user_id, 'phantom', true, create_time FROM made
 """  # noqa: S608 - a number of ours
+# Of each account one that lives and one that has ended long since.
+FILL_SESSIONS = """
+    WITH made AS (
+        INSERT INTO users SELECT gen_random_uuid(), 1, 1, 0, '', '', '', 1, '{}', 1,
+            timestamptz '2026-01-01', now()
+        FROM generate_series(1, 4000) RETURNING user_id
+    )
+    INSERT INTO sessions SELECT gen_random_uuid(), user_id, 'solana', '', '', '', 1,
+        NULL, false, begin, begin, begin + interval '90 days', ended,
+        CASE WHEN ended IS NOT NULL THEN 'LOGOUT' END, NULL, ''
+    FROM made, LATERAL (VALUES
+        (timestamptz '2026-11-20 11:00', CAST(NULL AS timestamptz)),
+        (timestamptz '2026-01-20 11:00', timestamptz '2026-01-20 12:00')
+    ) AS lives (begin, ended)
+"""
 FILTERS = (
     UserFilter(),
     UserFilter(status=SUSPENDED),
@@ -167,18 +182,25 @@ FILTERS = (
 )
 
 
+def fill(tx: Transaction, statement: str) -> None:
+    """Makes many rows, which may take longer than a statement of the service may."""
+    tx.run(text("SET LOCAL statement_timeout = 0"))
+    tx.run(text(statement))
+
+
 def plans(tx: Transaction) -> Iterator[str]:
     """How each filter's page is found, in the transaction that has the rows."""
     for wanted in FILTERS:
         query = users._SELECT.where(*wanted.conditions())
         order = (users_table.c.create_time, users_table.c.user_id)
-        written = (
-            query.order_by(*order)
-            .limit(51)
-            .compile(tx.connection, compile_kwargs={"literal_binds": True})
-        )
-        lines = tx.connection.exec_driver_sql(f"EXPLAIN {written}").scalars()
-        yield "\n".join(lines)
+        yield plan_of(tx, query.order_by(*order).limit(51))
+
+
+def plan_of(tx: Transaction, query: ClauseElement) -> str:
+    """How a query would be answered."""
+    written = query.compile(tx.connection, compile_kwargs={"literal_binds": True})
+    lines = tx.connection.exec_driver_sql(f"EXPLAIN {written}").scalars()
+    return "\n".join(lines)
 
 
 class TestSessions:
@@ -227,6 +249,17 @@ class TestSessions:
             (each.user_id, each.session_id) for each in over
         )
         assert len(sessions.expired(tx, NOW, idle, since, 2)) == 2
+
+    def test_what_is_over_is_found_by_indexes(self, database: Database) -> None:
+        """Among many that have ended or are alive, which no sweep has to look at."""
+        idle, since = NOW - timedelta(days=30), NOW - timedelta(hours=1)
+        with database.transaction() as tx:
+            fill(tx, FILL_SESSIONS)
+            tx.run(text("ANALYZE users, sessions"))
+            plan = plan_of(tx, sessions._over(NOW, idle, since, 200))
+        assert "Seq Scan" not in plan, plan
+        for index in ("expire_time", "rotate_time"):
+            assert f"sessions_live_{index}_idx" in plan, plan
 
 
 class TestApiKeys:
