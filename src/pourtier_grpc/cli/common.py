@@ -24,7 +24,7 @@ from pourtier_grpc.telemetry.shared import Place, place_in
 from pourtier_grpc.wiring import Parts, build, open_database, require_migrated
 
 
-class _Reason(click.ParamType):
+class _Reason(click.ParamType[str]):
     """Why an operator does something: a text as the contract wants an admin's."""
 
     name = "text"
