@@ -29,11 +29,12 @@ class Reachable:
     database: bool
     redis: bool
     clock_in_step: bool
+    keys: bool
 
     @property
     def ready(self) -> bool:
         """Whether calls should come here. Without Redis they may: it is only slower."""
-        return self.database and self.clock_in_step
+        return self.database and self.clock_in_step and self.keys
 
 
 class Question:
@@ -64,20 +65,26 @@ class Question:
 class Readiness:
     """Looks every second, and tells a listener when readiness changes.
 
-    `redis_client` is None where no Redis is configured; it then counts as down.
+    `redis_client` is None where no Redis is configured; it then counts as down. `signs`
+    says whether the process has keys to sign with.
     """
 
     def __init__(
-        self, database: Database, clock: DatabaseClock, redis_client: redis.Redis | None
+        self,
+        database: Database,
+        clock: DatabaseClock,
+        redis_client: redis.Redis | None,
+        signs: Callable[[], bool],
     ) -> None:
         self._database = database
         self._clock = clock
         self._redis = redis_client
+        self._signs = signs
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._clock_due = time.monotonic() + CLOCK_INTERVAL_SECONDS
         self._question = Question(self._ask_database)
-        self.now = Reachable(database=False, redis=False, clock_in_step=True)
+        self.now = Reachable(database=False, redis=False, clock_in_step=True, keys=True)
 
     def start(self, listener: Callable[[bool], None]) -> None:
         """Looks once, tells the listener, and goes on looking in its own thread."""
@@ -110,6 +117,7 @@ class Readiness:
             database=database,
             redis=self._redis_answers(),
             clock_in_step=self._clock.in_step,
+            keys=self._signs(),
         )
         if first or before.ready != self.now.ready:
             listener(self.now.ready)
@@ -119,6 +127,7 @@ class Readiness:
                 database=self.now.database,
                 redis=self.now.redis,
                 clock_in_step=self.now.clock_in_step,
+                keys=self.now.keys,
             )
 
     def _ask_database(self) -> bool:

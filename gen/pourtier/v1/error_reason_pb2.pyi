@@ -67,8 +67,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `{}`.
     """
     ERROR_REASON_SERVICE_UNAVAILABLE: _ErrorReason.ValueType  # 10
-    """(UNAVAILABLE) No process of the service could be reached, or none took the call.
-    Sent by the edge. Try again after the `RetryInfo` delay, where there is one.
+    """(UNAVAILABLE) No process of the service could be reached, or none took the call:
+    then sent by the edge. Or the process has no key to sign with, and signs nobody in.
+    Try again after the `RetryInfo` delay, where there is one.
     Metadata: `{}`.
     """
     ERROR_REASON_CREDENTIALS_MISSING: _ErrorReason.ValueType  # 20
@@ -279,8 +280,9 @@ ERROR_REASON_CONFLICT: ErrorReason.ValueType  # 9
 Metadata: `{}`.
 """
 ERROR_REASON_SERVICE_UNAVAILABLE: ErrorReason.ValueType  # 10
-"""(UNAVAILABLE) No process of the service could be reached, or none took the call.
-Sent by the edge. Try again after the `RetryInfo` delay, where there is one.
+"""(UNAVAILABLE) No process of the service could be reached, or none took the call:
+then sent by the edge. Or the process has no key to sign with, and signs nobody in.
+Try again after the `RetryInfo` delay, where there is one.
 Metadata: `{}`.
 """
 ERROR_REASON_CREDENTIALS_MISSING: ErrorReason.ValueType  # 20

@@ -47,9 +47,11 @@ class Refresh:
         """The tokens that a refresh token is exchanged for.
 
         Raises REFRESH_TOKEN_INVALID, REFRESH_TOKEN_REUSED, SESSION_ENDED or
-        USER_SUSPENDED. A reuse, and an expiry, end the session for good.
+        USER_SUSPENDED, and SERVICE_UNAVAILABLE where there is no key to sign with. A
+        reuse, and an expiry, end the session for good.
         """
         generation, proven = self._prove(text)
+        self._keyring.require_signing()
         with self._database.transaction() as tx:
             user = users.lock(tx, proven.user_id)
             session = session_rows.find(tx, proven.session_id)
