@@ -15,10 +15,11 @@ from structlog.testing import capture_logs
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier_grpc.auth.key_rotation import KeyRotation
 from pourtier_grpc.devtools.wallet import DevWallet
+from pourtier_grpc.store import sessions as session_rows
 from pourtier_grpc.store.audit import AuditLog
 from pourtier_grpc.store.keys import KeyUse
 from support.api import refusal
-from support.callers import person
+from support.callers import Person, person
 from support.keys import in_state, signed_by, states
 from support.proofs import send
 from support.service import Service
@@ -62,6 +63,19 @@ def bring_files(own: Service, folder: Path) -> None:
 def readiness(service: Service) -> int:
     request = HealthCheckRequest(service="readiness")
     return health_stub(service.api.channel).Check(request).status
+
+
+def revoke_after(monkeypatch: pytest.MonkeyPatch, own: Service, function: str) -> None:
+    """Revokes the active HMAC key when a store's function has next done its work."""
+    before = getattr(session_rows, function)
+
+    def work_and_revoke(*args: Any, **named: Any) -> Any:
+        done = before(*args, **named)
+        monkeypatch.setattr(session_rows, function, before)
+        assert revoke(own, in_state(own.sql, HMAC, "active"))
+        return done
+
+    monkeypatch.setattr(session_rows, function, work_and_revoke)
 
 
 def rotate(service: Service, use: KeyUse = ACCESS) -> str:
@@ -325,3 +339,47 @@ class TestRevocation:
             assert send(own, "Register", proof)
         assert own.api.refresh(tokens.refresh_token)
         assert eventually(lambda: readiness(own) == SERVING)
+
+
+class TestRevocationDuringARefresh:
+    """The key dies when the session has been moved on, and has no tokens yet."""
+
+    @pytest.fixture
+    def ann(self, own: Service) -> Person:
+        made = person(own)
+        own.clock.move(minutes=1)
+        return made
+
+    @pytest.mark.parametrize("function", ["find", "rotate"])
+    def test_a_token_under_it_is_refused_as_any_other(
+        self,
+        own: Service,
+        ann: Person,
+        monkeypatch: pytest.MonkeyPatch,
+        function: str,
+    ) -> None:
+        revoke_after(monkeypatch, own, function)
+        with refusal("REFRESH_TOKEN_INVALID"):
+            own.api.refresh(ann.tokens.refresh_token)
+        with refusal("REFRESH_TOKEN_INVALID"):
+            own.api.refresh(ann.tokens.refresh_token)
+
+    def test_a_token_under_another_gets_tokens_under_the_one_that_signs_then(
+        self, own: Service, ann: Person, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rotate(own, HMAC)
+        revoke_after(monkeypatch, own, "rotate")
+        tokens = own.api.refresh(ann.tokens.refresh_token)
+        own.clock.move(minutes=1)
+        assert own.api.refresh(tokens.refresh_token)
+
+    def test_a_token_whose_successor_is_under_it_gets_another_successor(
+        self, own: Service, ann: Person
+    ) -> None:
+        rotate(own, HMAC)
+        lost = own.api.refresh(ann.tokens.refresh_token)
+        assert revoke(own, in_state(own.sql, HMAC, "active"))
+        with refusal("REFRESH_TOKEN_INVALID"):
+            own.api.refresh(lost.refresh_token)
+        tokens = own.api.refresh(ann.tokens.refresh_token)
+        assert own.api.refresh(tokens.refresh_token) == tokens
