@@ -217,6 +217,8 @@ class TestSessions:
             made, key=lambda each: (each.create_time, each.session_id), reverse=True
         )
         user_id = UUID(user.user_id)
+        # Those of one moment too, in the order in which they began.
+        assert order == made[::-1]
         assert sessions.live_of(tx, user_id) == order
         place = Place(order[1].create_time, order[1].session_id)
         page = sessions.live_of(tx, user_id, Page(size=1, after=place))
@@ -389,6 +391,8 @@ class TestAuditReader:
             paged.append(first)
             after = Place(moment(first.event_time), UUID(first.event_id))
         assert paged == whole
+        # Those of one moment too, in the order in which they were added.
+        assert [UUID(each.event_id) for each in whole[:4]] == ids[::-1]
         mine = replace(here, user_id=UUID(user.user_id))
         assert len(reader.page(mine, ALL)) == 4
         assert reader.page(replace(here, action="a.c"), ALL) == []
