@@ -45,18 +45,15 @@ class OwnSessions:
         page = pages.read_page(size, token, filters, most=MAX_PAGE)
         with self._database.read() as read:
             found = session_rows.live_of(read, caller.user_id, page)
-        shown, further = found[: page.size], found[page.size :]
-        answer = pb.ListSessionsResponse(
+        of_page, further = pages.end_page(page, found, _place_of, filters)
+        return pb.ListSessionsResponse(
             sessions=[
                 self._shown(session, caller)
-                for session in shown
+                for session in of_page
                 if self._alive(session, caller.roles)
-            ]
+            ],
+            next_page_token=further,
         )
-        if further:
-            place = Place(shown[-1].create_time, shown[-1].session_id)
-            answer.next_page_token = pages.write_token(place, filters)
-        return answer
 
     def revoke(self, caller: SignedInUser, session_id: UUID, client: Client) -> None:
         """Ends one of the caller's sessions. Raises SESSION_NOT_FOUND."""
@@ -122,3 +119,7 @@ class OwnSessions:
         ends = self._lifetimes.end_of(session, caller.roles)
         shown.expire_time.FromDatetime(ends)
         return shown
+
+
+def _place_of(session: Session) -> Place:
+    return Place(session.create_time, session.session_id)

@@ -69,13 +69,12 @@ class Directory:
             request.page_size, request.page_token, filters, most=MAX_PAGE
         )
         users = self._users.page(wanted, page)
-        shown, further = users[: page.size], users[page.size :]
-        answer = pb.ListUsersResponse(users=shown)
-        if further:
-            last = shown[-1]
-            place = Place(moment(last.create_time), UUID(last.user_id))
-            answer.next_page_token = pages.write_token(place, filters)
-        return answer
+        shown, token = pages.end_page(page, users, _place_of, filters)
+        return pb.ListUsersResponse(users=shown, next_page_token=token)
+
+
+def _place_of(user: User) -> Place:
+    return Place(moment(user.create_time), UUID(user.user_id))
 
 
 def found(user: User | None, user_id: UUID) -> User:

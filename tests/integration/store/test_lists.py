@@ -403,3 +403,14 @@ def test_a_token_says_where_to_go_on_for_these_filters_alone() -> None:
     token = pages.write_token(place, ("users", UserFilter()))
     page = pages.read_page(7, token, ("users", UserFilter()), most=10)
     assert page == Page(size=7, after=place)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_page_that_is_the_last_has_no_token(count: int) -> None:
+    rows = [Place(NOW + timedelta(seconds=each), new_id(NOW)) for each in range(count)]
+    page = Page(size=2, after=None)
+    assert pages.end_page(page, rows, lambda row: row, ()) == (rows, "")
+    longer = [*rows, *(Place(LATER, new_id(NOW)) for _ in range(3 - count))]
+    shown, token = pages.end_page(page, longer, lambda row: row, ())
+    assert shown == longer[:2]
+    assert pages.read_page(2, token, (), most=2).after == longer[1]
