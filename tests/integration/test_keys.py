@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -217,6 +218,20 @@ def test_a_file_that_others_can_read_is_refused(
         load()
     assert str(path) in str(caught.value)
     path.chmod(0o600)
+    assert load()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+@pytest.mark.parametrize("use", KeyUse)
+def test_a_file_of_somebody_else_is_refused(
+    load: Callable[[], Keyring], file_of: FileOf, use: KeyUse
+) -> None:
+    load()
+    path = file_of(use)
+    os.chown(path, 12345, -1)
+    with pytest.raises(ConfigError, match="not a file of the service's own user"):
+        load()
+    os.chown(path, os.geteuid(), -1)
     assert load()
 
 
