@@ -12,6 +12,7 @@ import structlog
 
 from pourtier_grpc import deadline
 from pourtier_grpc.errors import PourtierError
+from pourtier_grpc.periodic import Periodic
 from pourtier_grpc.store.clock import DatabaseClock
 from pourtier_grpc.store.engine import Database
 
@@ -80,37 +81,32 @@ class Readiness:
         self._clock = clock
         self._redis = redis_client
         self._signs = signs
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._listener: Callable[[bool], None] = lambda _: None
+        self._looking = Periodic("readiness", INTERVAL_SECONDS, self._look_again)
         self._clock_due = time.monotonic() + CLOCK_INTERVAL_SECONDS
         self._question = Question(self._ask_database)
         self.now = Reachable(database=False, redis=False, clock_in_step=True, keys=True)
 
     def start(self, listener: Callable[[bool], None]) -> None:
         """Looks once, tells the listener, and goes on looking in its own thread."""
-        self._look(listener, first=True)
-        self._thread = threading.Thread(
-            target=self._watch, args=(listener,), name="readiness", daemon=True
-        )
-        self._thread.start()
+        self._listener = listener
+        self._look(first=True)
+        self._looking.start()
 
     def stop(self) -> None:
         """Ends the looking; the listener is not told any more."""
-        self._stopped.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._looking.stop()
 
-    def _watch(self, listener: Callable[[bool], None]) -> None:
-        while not self._stopped.wait(INTERVAL_SECONDS):
-            try:
-                self._look(listener, first=False)
-            except Exception:  # noqa: BLE001 - whoever looks must go on looking
-                _log.exception("defect")
-                # What is not known counts as down, until it is looked at again.
-                self.now = replace(self.now, database=False)
-                listener(False)  # noqa: FBT003 - the one argument of a listener
+    def _look_again(self) -> None:
+        try:
+            self._look(first=False)
+        except Exception:
+            # What is not known counts as down, until it is looked at again.
+            self.now = replace(self.now, database=False)
+            self._listener(False)  # noqa: FBT003 - the one argument of a listener
+            raise
 
-    def _look(self, listener: Callable[[bool], None], *, first: bool) -> None:
+    def _look(self, *, first: bool) -> None:
         before = self.now
         database = self._question.answer(PATIENCE_SECONDS)
         self.now = Reachable(
@@ -120,7 +116,7 @@ class Readiness:
             keys=self._signs(),
         )
         if first or before.ready != self.now.ready:
-            listener(self.now.ready)
+            self._listener(self.now.ready)
         if first or before != self.now:
             _log.info(
                 "reachable",
