@@ -145,7 +145,9 @@ class Keyring:
         """Every key that access tokens may be under, now or soon; the signing first."""
         keys = self._keys
         first = [] if keys.access is None else [keys.access]
-        return first + [key for key in keys.access_keys.values() if key not in first]
+        return first + [
+            key for key in keys.access_keys.values() if key is not keys.access
+        ]
 
     @property
     def hmac(self) -> HmacKey:
