@@ -19,6 +19,7 @@ from pourtier_grpc.devtools.edge_replies import replies
 from pourtier_grpc.devtools.edge_settings import Address, EdgeSettings
 from pourtier_grpc.devtools.edge_yaml import Note, Shared, plain
 from pourtier_grpc.devtools.edge_yaml import render as render_yaml
+from pourtier_grpc.interceptors.entry import EDGE_LISTENER
 
 METHODS = [method for one in contract_services() for method in one.methods]
 BUFFER = "envoy.filters.http.buffer"
@@ -137,6 +138,13 @@ class TestRoutes:
             for name in ("public", "internal")
         }
         assert set(removed["public"]) - set(removed["internal"]) == {"x-api-key"}
+
+    def test_each_listener_says_which_it_is(self, config: dict[str, Any]) -> None:
+        for name in ("public", "internal"):
+            added = manager(config, name)["route_config"]["request_headers_to_add"]
+            told = [one for one in added if one["header"]["key"] == EDGE_LISTENER]
+            assert [one["header"]["value"] for one in told] == [name]
+            assert told[0]["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD"
 
     def test_proxies_stand_before_the_public_listener_only(self) -> None:
         settings = EdgeSettings(trusted_proxies=2)

@@ -33,6 +33,7 @@ from pourtier_grpc.devtools.edge_settings import (
 from pourtier_grpc.devtools.edge_tls import secrets, transport_socket
 from pourtier_grpc.devtools.edge_yaml import Node, Note, typed
 from pourtier_grpc.devtools.edge_yaml import render as render_yaml
+from pourtier_grpc.interceptors.entry import INTERNAL_LISTENER
 
 __all__ = [
     "Address",
@@ -77,7 +78,7 @@ def build(contract: Contract, settings: EdgeSettings) -> dict[str, Node]:
         strict_transport=settings.public_tls is not None,
     )
     internal = Listener(
-        name="internal",
+        name=INTERNAL_LISTENER,
         address=settings.internal,
         origins=settings.internal_origins,
         keeps_request_id=True,

@@ -235,7 +235,8 @@ def _request_id(listener: Listener) -> Node:
     return Note(
         value=False,
         comment="Strangers get an id of ours: it leads to one call in the logs only if"
-        " nobody else can choose it. traceparent passes.",
+        " nobody else can choose it. traceparent passes: the service takes its ids, and"
+        " decides by itself whether to sample.",
     )
 
 

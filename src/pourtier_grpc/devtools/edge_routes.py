@@ -14,12 +14,12 @@ from pourtier_grpc.devtools.edge_http import BUFFER, CORS, RECEIVED, HttpParts, 
 from pourtier_grpc.devtools.edge_settings import EdgeSettings, seconds
 from pourtier_grpc.devtools.edge_tls import STRICT_TRANSPORT
 from pourtier_grpc.devtools.edge_yaml import Node, Note, Shared, typed
-from pourtier_grpc.interceptors.entry import EDGE_CLIENT_ADDRESS
+from pourtier_grpc.interceptors.entry import EDGE_CLIENT_ADDRESS, EDGE_LISTENER
 
 CLUSTER = "pourtier"
 
 # Other names under which a client could tell who it is, or what a proxy added: the
-# service reads EDGE_CLIENT_ADDRESS alone.
+# service reads EDGE_CLIENT_ADDRESS.
 UNTRUSTED = (
     "forwarded",
     "true-client-ip",
@@ -65,13 +65,14 @@ class Routes:
         return {
             "name": listener.name,
             "request_headers_to_remove": Note(
-                "The service believes the header below and no other.",
+                "The service believes the headers below and no other.",
                 sorted(removed),
             ),
             "request_headers_to_add": [
                 _set_header(
                     EDGE_CLIENT_ADDRESS, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"
-                )
+                ),
+                _set_header(EDGE_LISTENER, listener.name),
             ],
             "response_headers_to_remove": ["grpc-accept-encoding"],
             "response_headers_to_add": [

@@ -54,12 +54,24 @@ EndStatement = Callable[[bool], None]
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """The span that a caller has sent; `trace_id` and `span_id` are in hexadecimal."""
+    """The span that a caller has sent; `trace_id` and `span_id` are in hexadecimal.
+
+    `sampled` is None where the caller has no say in it.
+    """
 
     trace_id: str
     span_id: str
-    sampled: bool
+    sampled: bool | None
     state: str = ""
+
+    def of_a_stranger(self) -> Parent:
+        """The same span, with what anybody at all may say of it: its ids.
+
+        Who can force sampling runs up its cost (W3C Trace Context, "Denial of
+        Service"). Nor does the state pass: it may tell collectors how many calls one
+        that is sampled stands for.
+        """
+        return Parent(self.trace_id, self.span_id, sampled=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +129,8 @@ class Tracing:
     """Makes spans, and sends them to an OTLP receiver from a thread of its own.
 
     `endpoint` is `http://host:port`, or `https://` with TLS. A caller's decision
-    whether to sample is followed; `ratio` of those who bring none are sampled.
+    whether to sample is followed; `ratio` of those who bring none, or have no say in
+    it, are sampled.
     """
 
     def __init__(self, *, endpoint: str, ratio: float, version: str) -> None:
@@ -142,7 +155,7 @@ class Tracing:
 
     def samples(self, parent: Parent | None) -> bool:
         """Whether a call is sampled."""
-        if parent is not None:
+        if parent is not None and parent.sampled is not None:
             return parent.sampled
         return random.random() < self._ratio  # noqa: S311 - nothing depends on it
 
