@@ -232,35 +232,33 @@ class TestBodies:
             web(edge, LOGIN, content, suffix=suffix)
         assert [call.request for call in service.calls[1:]] == [request] * 3
 
-    @pytest.mark.parametrize("version", ["v1", "v1alpha"])
-    def test_streams_are_not_held_back(self, edge: Edge, version: str) -> None:
-        end = threading.Event()
-        answered = threading.Event()
-
-        def requests() -> Iterator[bytes]:
-            yield b"\x3a\x01*"  # list_services: "*"
-            assert answered.wait(5)
-            yield b"\x3a\x01*"
-            end.wait(5)
-
-        reflect: grpc.StreamStreamMultiCallable[bytes, bytes] = edge.channel(
-            edge.settings.internal
-        ).stream_stream(
-            f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+    @pytest.mark.parametrize(
+        "content_type",
+        [
+            "application/grpc",
+            "application/grpc+json",
+            "application/grpcs",
+            "application/grpc;a=b",
+            "application/grpc-web+json",
+            "application/grpc-web;a=b",
+            "application/grpc-web-text+json",
+            "application/grpc-webs",
+            "Application/gRPC",
+        ],
+    )
+    def test_what_looks_like_grpc_counts(
+        self, edge: Edge, service: Service, content_type: str
+    ) -> None:
+        answer = edge.public.post(
+            "/api/auth/login",
+            content=_unknown_field(1_000_000),
+            headers={"content-type": content_type},
         )
-        answers = reflect(requests(), timeout=5)
-        try:
-            if version == "v1":
-                # The service behind has the older one alone, and says so itself.
-                with pytest.raises(grpc.RpcError) as unknown:
-                    next(answers)
-                assert unknown.value.details() == "Method not found!"
-                return
-            assert b"ServerReflection" in next(answers)
-            answered.set()
-            assert b"ServerReflection" in next(answers)
-        finally:
-            end.set()
+        if "grpc-status" not in answer.headers:
+            assert_error(answer, 413, 8, "REQUEST_TOO_LARGE")
+        else:
+            assert answer.headers["grpc-status"] in {"8", "12"}
+        assert not service.calls
 
 
 class TestQueries:

@@ -60,9 +60,10 @@ def manager(config: dict[str, Any], listener: str) -> dict[str, Any]:
 def routes(config: dict[str, Any], listener: str) -> dict[str, Any]:
     """The action of each exact path."""
     (host,) = manager(config, listener)["route_config"]["virtual_hosts"]
-    *exact, last = host["routes"]
+    *exact, grpc, last = host["routes"]
+    assert set(grpc["match"]) == {"prefix", "headers"}
     assert last["match"] == {"prefix": "/"}
-    assert last["route"]["cluster"] == "nothing"
+    assert grpc["route"]["cluster"] == last["route"]["cluster"] == "nothing"
     return {one["match"]["path"]: one["route"] for one in exact}
 
 
