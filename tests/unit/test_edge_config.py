@@ -17,8 +17,7 @@ from pourtier.v1 import error_reason_pb2, policy_pb2
 from pourtier_grpc.devtools import edge
 from pourtier_grpc.devtools.edge_replies import replies
 from pourtier_grpc.devtools.edge_settings import Address, EdgeSettings
-from pourtier_grpc.devtools.edge_yaml import Note, Shared, plain
-from pourtier_grpc.devtools.edge_yaml import render as render_yaml
+from pourtier_grpc.devtools.edge_yaml import plain
 from pourtier_grpc.interceptors.entry import EDGE_LISTENER
 
 METHODS = [method for one in contract_services() for method in one.methods]
@@ -359,39 +358,3 @@ class TestSettings:
     def test_addresses(self) -> None:
         settings = EdgeSettings(public=Address(host="0.0.0.0", port=1))  # noqa: S104 - not opened
         assert "address: 0.0.0.0, port_value: 1 }" in edge.render(settings)
-
-
-class TestYaml:
-    def test_what_needs_quotes_has_them(self) -> None:
-        values: list[Any] = [
-            "*",
-            "",
-            "true",
-            "1",
-            "1e3",
-            "a: b",
-            "#",
-            "é",
-            'x"y',
-            "30s",
-        ]
-        values += [True, 1, 0.5, [], {}, ["-"], {"@": "%"}, {"no": "null", "k": "~"}]
-        assert yaml.safe_load(render_yaml({"v": values, "on": values})) == {
-            "v": values,
-            "on": values,
-        }
-
-    def test_comments_and_anchors(self) -> None:
-        shared = Shared("same", [Note("first", {"a": 1})])
-        text = render_yaml({"x": Note("why", shared), "z": shared})
-        assert text.splitlines() == [
-            "# why",
-            "x: &same",
-            "  # first",
-            "  - { a: 1 }",
-            "z: *same",
-        ]
-
-    def test_two_values_of_one_name_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="same"):
-            render_yaml({"x": Shared("same", 1), "y": Shared("same", 1)})

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pourtier_grpc.devtools.edge_contract import Contract
 from pourtier_grpc.devtools.edge_guard import cleaning, guard
 from pourtier_grpc.devtools.edge_replies import local_reply_config
+from pourtier_grpc.devtools.edge_rewrites import trailing_slash
 from pourtier_grpc.devtools.edge_settings import (
     Address,
     EdgeSettings,
@@ -153,6 +154,11 @@ class HttpParts:
         return [
             cleaning(),
             _remember_request(),
+            Note(
+                "A path also answers with a trailing slash; to the transcoder a verb"
+                " before one is none.",
+                trailing_slash(),
+            ),
             _http_filter(CORS, "cors.v3.Cors"),
             *(_compressor(name, compressed) for name in ("zstd", "brotli", "gzip")),
             _http_filter("envoy.filters.http.grpc_web", "grpc_web.v3.GrpcWeb"),
