@@ -27,6 +27,7 @@ from e2e.edge_rig import (
     contract_services,
 )
 from pourtier.v1 import auth_service_pb2
+from support import http2
 
 ME = "/pourtier.v1.UserService/GetMe"
 LOGIN = "/pourtier.v1.AuthService/Login"
@@ -394,19 +395,7 @@ def web(
 
 def _http2_call(path: str, trailer: tuple[bytes, bytes]) -> bytes:
     """A native call with a trailer, which no client library would send."""
-
-    def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-        length = struct.pack(">I", len(payload))[1:]
-        return length + struct.pack(">BBI", kind, flags, stream) + payload
-
-    def block(*headers: tuple[bytes, bytes]) -> bytes:
-        # Literals without indexing, shorter than 127 bytes (RFC 7541 section 6.2.2).
-        return b"".join(
-            b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
-            for name, value in headers
-        )
-
-    headers = block(
+    headers = http2.block(
         (b":method", b"POST"),
         (b":scheme", b"http"),
         (b":path", path.encode()),
@@ -414,13 +403,13 @@ def _http2_call(path: str, trailer: tuple[bytes, bytes]) -> bytes:
         (b"content-type", b"application/grpc"),
         (b"te", b"trailers"),
     )
+    last = http2.block(trailer)
     return b"".join(
         [
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            frame(4, 0, 0),  # SETTINGS
-            frame(1, 4, 1, headers),  # HEADERS, the end of its block
-            frame(0, 0, 1, EMPTY),  # DATA
-            frame(1, 5, 1, block(trailer)),  # HEADERS, the end of the stream
+            http2.OPENING,
+            http2.frame(http2.HEADERS, http2.END_HEADERS, 1, headers),
+            http2.frame(http2.DATA, 0, 1, EMPTY),
+            http2.frame(http2.HEADERS, http2.END_HEADERS | http2.END_STREAM, 1, last),
         ]
     )
 

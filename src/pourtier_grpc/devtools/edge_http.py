@@ -9,7 +9,7 @@ from datetime import timedelta
 from pourtier_grpc.devtools.edge_contract import Contract
 from pourtier_grpc.devtools.edge_guard import cleaning, guard
 from pourtier_grpc.devtools.edge_replies import local_reply_config
-from pourtier_grpc.devtools.edge_rewrites import trailing_slash
+from pourtier_grpc.devtools.edge_rewrites import head_as_get, trailing_slash
 from pourtier_grpc.devtools.edge_settings import (
     Address,
     EdgeSettings,
@@ -158,6 +158,10 @@ class HttpParts:
                 "A path also answers with a trailing slash; to the transcoder a verb"
                 " before one is none.",
                 trailing_slash(),
+            ),
+            Note(
+                "What answers GET answers HEAD, which load balancers probe with.",
+                head_as_get(),
             ),
             _http_filter(CORS, "cors.v3.Cors"),
             *(_compressor(name, compressed) for name in ("zstd", "brotli", "gzip")),

@@ -20,6 +20,31 @@ function envoy_on_request(request)
 end
 """
 
+# Envoy would send the body, which a client takes for the next answer or for a broken
+# stream. Requests that were refused before they came here have no mark: nobody has
+# looked at their method, and the second function runs for all of them.
+HEAD_AS_GET = """\
+function envoy_on_request(request)
+  request:headers():replace(":method", "GET")
+  request:streamInfo():dynamicMetadata():set("pourtier", "head", true)
+end
+
+function envoy_on_response(response)
+  local marks = response:streamInfo():dynamicMetadata():get("pourtier")
+  if marks == nil or not marks["head"] then
+    return
+  end
+  for part in response:bodyChunks() do
+    part:setBytes("")
+  end
+end
+"""
+
+
+def head_as_get() -> Node:
+    """The filter that answers HEAD like GET, without the body (RFC 9110, 9.3.2)."""
+    return _script(f"{LUA}.head", ":method", {"exact": "HEAD"}, HEAD_AS_GET)
+
 
 def trailing_slash() -> Node:
     """The filter that takes the slash from behind a path's verb (`:suspend/`)."""
