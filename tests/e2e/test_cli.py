@@ -11,10 +11,10 @@ import pytest
 
 from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier_grpc.cli import main
-from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.store import migrations
 from support.commands import ROOT, SCRIPT, environment, pourtier, quickly, run
+from support.ports import free_port
 from support.servers import Databases, state_folder
 from support.service import Service, service
 

@@ -22,10 +22,11 @@ from typing import Any, Self
 import psycopg
 import pytest
 
-from pourtier_grpc.devtools.ports import free_port, is_free
+from pourtier_grpc.devtools.ports import is_free
 from pourtier_grpc.devtools.state import OUTSIDE, account_of, closed_to
 from support.commands import ROOT, environment, pourtier, run
 from support.json_api import JsonApi
+from support.ports import free_port
 from support.servers import state_folder
 from support.sql import Sql
 

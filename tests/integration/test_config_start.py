@@ -23,12 +23,12 @@ from pourtier_grpc.auth.keyring import generate_missing
 from pourtier_grpc.clock import SystemClock
 from pourtier_grpc.config import ConfigError, Settings
 from pourtier_grpc.devtools.dev import is_ready
-from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.process import ChildProcess
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.server import Server
 from pourtier_grpc.wiring import open_database
 from support.api import Api
+from support.ports import free_port
 from support.servers import Databases
 
 PLATFORM = Path(__file__).parents[1] / "data" / "pourtier.yaml"

@@ -13,8 +13,8 @@ from typing import Any
 
 from pourtier_grpc.config import CONFIG_VARIABLE, Settings
 from pourtier_grpc.devtools.dev import is_ready
-from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.process import ChildProcess
+from support.ports import free_port
 from support.service import ORIGIN, OTHER_ORIGIN
 
 
