@@ -55,8 +55,6 @@ def serve_process(
         f"server {number}",
         [sys.executable, "-m", "pourtier_grpc", "serve"],
         log=folder / f"serve-{number}.log",
-        # Coverage finds its configuration and writes its data here.
-        cwd=Path.cwd(),
         env={
             **_environment(),
             **{name.upper(): str(value) for name, value in values.items()},
