@@ -161,7 +161,7 @@ class TestSigterm:
             with pytest.raises(grpc.RpcError):
                 next(stream)
             told.set()
-            assert eventually(lambda: process.child.poll() == 0, within=5)
+            assert eventually(lambda: process.child.poll() == 0, within=20)
             api.close()
 
 
