@@ -139,10 +139,10 @@ class TestPlatformFile:
 
 class TestPlaintext:
     def test_a_listener_off_loopback_does_not_start(
-        self, environment: Environment
+        self, make_settings: MakeSettings
     ) -> None:
         address = f"0.0.0.0:{free_port()}"
-        assert refusal_to_start(environment(GRPC_LISTEN=address)) == (
+        assert refusal_of(make_settings(grpc_listen=(address,))) == (
             f"GRPC_LISTEN={address} is plaintext off loopback: give it TLS "
             "(TLS_CERT_FILE, TLS_KEY_FILE), or put it behind a closed network and say "
             "so with ALLOW_PLAINTEXT=true"
