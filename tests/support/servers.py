@@ -22,7 +22,7 @@ from support.log_watch import WATCH
 
 # Nothing here outlives the test run, so nothing need reach the disk, and the log of
 # changes need not hold the copies of the template.
-FAST = {
+FAST: dict[str, str | int | bool] = {
     "fsync": False,
     "synchronous_commit": False,
     "full_page_writes": False,
