@@ -50,6 +50,7 @@ class Parts:
     clock: Clock
     keyring: Keyring
     authenticator: Authenticator
+    lifetimes: Lifetimes
     sessions: Sessions
     refresh: Refresh
     own_sessions: OwnSessions
@@ -127,6 +128,7 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         clock=clock,
         keyring=keyring,
         authenticator=Authenticator(sessions=sessions, api_keys=api_keys),
+        lifetimes=lifetimes,
         sessions=sessions,
         refresh=Refresh(
             database=database,

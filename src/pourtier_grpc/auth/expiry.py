@@ -35,10 +35,8 @@ class Expiry:
         Whether a call is refused does not depend on it: the clock decides that.
         """
         now = self._clock.now()
-        idle_since = now - self._lifetimes.idle
-        admin_since = now - self._lifetimes.admin
         with self._database.read() as read:
-            over = session_rows.expired(read, now, idle_since, admin_since, BATCH)
+            over = session_rows.expired(read, self._lifetimes.cutoffs(now), BATCH)
         ended = 0
         for user_id in dict.fromkeys(user_id for user_id, _ in over):
             ids = [session_id for owner, session_id in over if owner == user_id]

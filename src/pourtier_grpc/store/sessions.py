@@ -13,11 +13,14 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ColumnElement,
     CompoundSelect,
     Row,
+    and_,
     any_,
     bindparam,
     literal,
+    not_,
     select,
     tuple_,
     union,
@@ -39,6 +42,19 @@ class EndCause(StrEnum):
     EXPIRED = "EXPIRED"
     SUSPENDED = "SUSPENDED"
     REUSE_DETECTED = "REUSE_DETECTED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cutoffs:
+    """What decides whether a session is over by time, at `now`.
+
+    It is where it was not refreshed since `idle_since`, and where it is an
+    administrator's and began before `admin_since`; either moment included.
+    """
+
+    now: datetime
+    idle_since: datetime
+    admin_since: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,41 +230,38 @@ def live_of(reader: Reader, user_id: UUID, page: Page | None = None) -> list[Ses
     return [_session(row) for row in reader.run(query)]
 
 
-def expired(
-    reader: Reader,
-    now: datetime,
-    idle_since: datetime,
-    admin_since: datetime,
-    limit: int,
-) -> list[tuple[UUID, UUID]]:
-    """Sessions whose time is over and that nobody has ended: (user, session) ids.
-
-    Those not refreshed since `idle_since`, and administrators' that began before
-    `admin_since`, are over too.
-    """
-    query = _over(now, idle_since, admin_since, limit)
+def expired(reader: Reader, cutoffs: Cutoffs, limit: int) -> list[tuple[UUID, UUID]]:
+    """Sessions whose time is over and that nobody has ended: (user, session) ids."""
+    query = _expired(cutoffs, limit)
     return [(row.user_id, row.session_id) for row in reader.run(query)]
 
 
-def _over(
-    now: datetime, idle_since: datetime, admin_since: datetime, limit: int
-) -> CompoundSelect[Any]:
+def live_conditions(cutoffs: Cutoffs) -> list[ColumnElement[bool]]:
+    """What holds of a session that is alive: `Lifetimes`' rule as conditions of SQL."""
+    alive = [not_(over) for over in _over(cutoffs)]
+    return [sessions.c.end_time.is_(None), *alive]
+
+
+def _over(cutoffs: Cutoffs) -> list[ColumnElement[bool]]:
+    """The rules by which time ends a session; one that holds is enough."""
+    admins = select(users.c.user_id).where(literal(ADMIN_ROLE) == any_(users.c.roles))
+    return [
+        sessions.c.expire_time <= cutoffs.now,
+        sessions.c.rotate_time <= cutoffs.idle_since,
+        and_(
+            sessions.c.create_time <= cutoffs.admin_since,
+            sessions.c.user_id.in_(admins),
+        ),
+    ]
+
+
+def _expired(cutoffs: Cutoffs, limit: int) -> CompoundSelect[Any]:
     """Finds by one index each what is over by each rule: together none would serve."""
     live = select(sessions.c.user_id, sessions.c.session_id).where(
         sessions.c.end_time.is_(None)
     )
-    admins = select(users.c.user_id).where(literal(ADMIN_ROLE) == any_(users.c.roles))
-    return (
-        union(
-            live.where(sessions.c.expire_time <= now),
-            live.where(sessions.c.rotate_time <= idle_since),
-            live.where(
-                sessions.c.create_time <= admin_since, sessions.c.user_id.in_(admins)
-            ),
-        )
-        .order_by("user_id", "session_id")
-        .limit(limit)
-    )
+    found = union(*(live.where(over) for over in _over(cutoffs)))
+    return found.order_by("user_id", "session_id").limit(limit)
 
 
 _STATE = (

@@ -23,8 +23,9 @@ from pourtier_grpc.store.audit_reader import AuditFilter, AuditReader
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.pages import Page, Place
-from pourtier_grpc.store.sessions import EndCause
+from pourtier_grpc.store.sessions import Cutoffs, EndCause
 from pourtier_grpc.store.tables import refused_proofs as refused_table
+from pourtier_grpc.store.tables import sessions as sessions_table
 from pourtier_grpc.store.tables import users as users_table
 from pourtier_grpc.store.users import UserFilter, UserStore
 from pourtier_grpc.times import moment
@@ -237,26 +238,39 @@ class TestSessions:
             make_session(tx, plain, **{**fresh, "rotate_time": idle}),
             make_session(tx, chief, **{**fresh, "create_time": since}),
         ]
-        make_session(tx, plain, **{**fresh, "expire_time": NOW + moment})
-        make_session(tx, plain, **{**fresh, "rotate_time": idle + moment})
-        make_session(tx, plain, **{**fresh, "create_time": since})
-        make_session(tx, chief, **{**fresh, "create_time": since + moment})
+        spared = [
+            make_session(tx, plain, **{**fresh, "expire_time": NOW + moment}),
+            make_session(tx, plain, **{**fresh, "rotate_time": idle + moment}),
+            make_session(tx, plain, **{**fresh, "create_time": since}),
+            make_session(tx, chief, **{**fresh, "create_time": since + moment}),
+        ]
         ended = make_session(tx, plain, **{**fresh, "expire_time": NOW})
         sessions.end(tx, ended.user_id, [ended.session_id], EndCause.LOGOUT, NOW)
-        found = sessions.expired(tx, NOW, idle, since, 100)
+        cutoffs = Cutoffs(now=NOW, idle_since=idle, admin_since=since)
+        found = sessions.expired(tx, cutoffs, 100)
         mine = {UUID(plain.user_id), UUID(chief.user_id)}
         assert sorted(each for each in found if each[0] in mine) == sorted(
             (each.user_id, each.session_id) for each in over
         )
-        assert len(sessions.expired(tx, NOW, idle, since, 2)) == 2
+        assert len(sessions.expired(tx, cutoffs, 2)) == 2
+        conditions = sessions.live_conditions(cutoffs)
+        alive = select(sessions_table.c.session_id).where(*conditions)
+        owned = sessions_table.c.user_id.in_(mine)
+        assert set(tx.run(alive.where(owned)).scalars()) == {
+            each.session_id for each in spared
+        }
 
     def test_what_is_over_is_found_by_indexes(self, database: Database) -> None:
         """Among many that have ended or are alive, which no sweep has to look at."""
-        idle, since = NOW - timedelta(days=30), NOW - timedelta(hours=1)
+        cutoffs = Cutoffs(
+            now=NOW,
+            idle_since=NOW - timedelta(days=30),
+            admin_since=NOW - timedelta(hours=1),
+        )
         with database.transaction() as tx:
             fill(tx, FILL_SESSIONS)
             tx.run(text("ANALYZE users, sessions"))
-            plan = plan_of(tx, sessions._over(NOW, idle, since, 200))
+            plan = plan_of(tx, sessions._expired(cutoffs, 200))
         assert "Seq Scan" not in plan, plan
         for index in ("expire_time", "rotate_time"):
             assert f"sessions_live_{index}_idx" in plan, plan
