@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     session_idle_days: int = Field(default=30, ge=1)
     session_max_days: int = Field(default=90, ge=1)
     admin_session_minutes: int = Field(default=60, ge=1)
+    max_sessions_per_user: int = Field(default=100, ge=1)
 
     grpc_listen: Annotated[tuple[str, ...], NoDecode] = ()
     grpc_unix_socket: Path | None = None

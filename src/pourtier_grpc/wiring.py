@@ -114,6 +114,7 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         access_tokens=access_tokens,
         clock=clock,
         lifetimes=lifetimes,
+        most_of_a_user=settings.max_sessions_per_user,
     )
     api_keys = ApiKeys(
         database=database,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection
+from datetime import datetime
 from uuid import UUID
 
 from pourtier.v1.auth_service_pb2 import IntrospectTokenResponse, Tokens
@@ -20,7 +21,12 @@ from pourtier_grpc.store.audit import AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Transaction, unavailable
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
-from pourtier_grpc.store.sessions import EndCause, Session, SessionStore
+from pourtier_grpc.store.sessions import (
+    EndCause,
+    Session,
+    SessionFilter,
+    SessionStore,
+)
 
 SECRET_BYTES = 32
 # The reasons for which a token is not active, where it is asked about.
@@ -46,24 +52,29 @@ class Sessions:
         access_tokens: AccessTokens,
         clock: Clock,
         lifetimes: Lifetimes,
+        most_of_a_user: int,
     ) -> None:
+        """Of a user `most_of_a_user` live at most: a newer one ends the oldest."""
         self._store = store
         self._audit = audit_log
         self._keyring = keyring
         self._access_tokens = access_tokens
         self._clock = clock
         self._lifetimes = lifetimes
+        self._most_of_a_user = most_of_a_user
 
     def open(
         self, tx: Transaction, user: User, wallet: tuple[str, str], client: Client
     ) -> Session:
         """Opens a session for a wallet (chain, address) of a user whom `tx` has locked.
 
+        Where the user has as many as they may, the oldest end for it.
         Raises USER_SUSPENDED, or SERVICE_UNAVAILABLE where it could have no tokens.
         """
         require_active(user.status)
         self._keyring.require_signing()
         now = self._clock.now()
+        self._make_room(tx, user, now, client)
         chain, address = wallet
         session = Session(
             session_id=new_id(now),
@@ -169,28 +180,54 @@ class Sessions:
         client: Client | None,
         actor: str = SYSTEM,
     ) -> int:
-        """Ends sessions of a user whom `tx` has locked; answers how many were alive.
+        """Ends sessions of a user by their ids; see `end_those`."""
+        wanted = SessionFilter(ids=session_ids)
+        return self.end_those(tx, user, wanted, cause, client, actor)
+
+    def end_those(
+        self,
+        tx: Transaction,
+        user: User,
+        wanted: SessionFilter,
+        cause: EndCause,
+        client: Client | None,
+        actor: str = SYSTEM,
+    ) -> int:
+        """Ends sessions of a user whom `tx` has locked; answers how many it has ended.
 
         `actor` is who ends them; by default it is a rule of the service.
         """
         now = self._clock.now()
-        ended = sessions.end(tx, UUID(user.user_id), session_ids, cause, now)
+        ended = sessions.end(tx, UUID(user.user_id), wanted, cause, now)
         if not ended:
             return 0
         events = [event for each in ended for event in _events(each, cause)]
         outbox.record_change(tx, user, now, *events)
-        for session_id in ended:
-            event = AuditEvent(
-                action="session.ended",
-                actor=actor,
-                time=now,
-                user=user,
-                client=client,
-                session_id=session_id,
-                details={"cause": cause.value},
-            )
-            self._audit.append(tx, event)
+        self._audit.append_all(
+            tx,
+            (
+                AuditEvent(
+                    action="session.ended",
+                    actor=actor,
+                    time=now,
+                    user=user,
+                    client=client,
+                    session_id=session_id,
+                    details={"cause": cause.value},
+                )
+                for session_id in ended
+            ),
+        )
         return len(ended)
+
+    def _make_room(
+        self, tx: Transaction, user: User, now: datetime, client: Client
+    ) -> None:
+        """Ends the oldest sessions of a user, so that one more is not too many."""
+        user_id, cutoffs = UUID(user.user_id), self._lifetimes.cutoffs(now)
+        old = sessions.beyond(tx, user_id, cutoffs, keep=self._most_of_a_user - 1)
+        if old:
+            self.end(tx, user, old, EndCause.REPLACED, client)
 
 
 def _events(session_id: UUID, cause: EndCause) -> list[OutboxEvent]:

@@ -11,18 +11,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import rfc8785
-from sqlalchemy import insert
 
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.caller import Client
-from pourtier_grpc.store.engine import Transaction
+from pourtier_grpc.store.engine import Transaction, insert_all
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.tables import audit_events, audit_personal
 
@@ -57,6 +56,18 @@ class AuditLog:
 
     def append(self, tx: Transaction, event: AuditEvent) -> UUID:
         """Adds an event; answers its id."""
+        (event_id,) = self.append_all(tx, [event])
+        return event_id
+
+    def append_all(self, tx: Transaction, events: Iterable[AuditEvent]) -> list[UUID]:
+        """Adds events, however many; answers their ids."""
+        rows = [self._rows(event) for event in events]
+        insert_all(tx, audit_events, [row for row, _ in rows])
+        insert_all(tx, audit_personal, [row for _, row in rows])
+        return [row["event_id"] for row, _ in rows]
+
+    def _rows(self, event: AuditEvent) -> tuple[dict[str, Any], dict[str, Any]]:
+        """An event, and what is personal of it."""
         event_id = new_id(event.time)
         user_id = None if event.user is None else UUID(event.user.user_id)
         salt = secrets.token_bytes(SALT_BYTES)
@@ -78,24 +89,20 @@ class AuditLog:
             if event.user is None
             else self._pseudonym(event.user.wallet_address),
         }
-        tx.run(
-            insert(audit_events).values(
-                event_id=event_id,
-                event_time=event.time,
-                action=event.action,
-                user_id=user_id,
-                body=rfc8785.dumps(body),
-            )
-        )
-        tx.run(
-            insert(audit_personal).values(
-                event_id=event_id,
-                user_id=user_id,
-                salt=salt,
-                body=rfc8785.dumps(personal),
-            )
-        )
-        return event_id
+        row = {
+            "event_id": event_id,
+            "event_time": event.time,
+            "action": event.action,
+            "user_id": user_id,
+            "body": rfc8785.dumps(body),
+        }
+        personal_row = {
+            "event_id": event_id,
+            "user_id": user_id,
+            "salt": salt,
+            "body": rfc8785.dumps(personal),
+        }
+        return row, personal_row
 
 
 def personal_hash(salt: bytes, name: str, value: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,9 +16,11 @@ from sqlalchemy import (
     CursorResult,
     Engine,
     QueuePool,
+    Table,
     TextClause,
     create_engine,
     exc,
+    insert,
     text,
 )
 from sqlalchemy.sql.expression import Executable
@@ -40,6 +42,8 @@ QUERY_CANCELLED = "57014"
 NULS = ("22021", "22P05")
 # How exactly statements keep to the call's deadline; finer would cost a journey each.
 TIMEOUT_GRANULARITY_SECONDS = 0.1
+# How many rows are written before the call's deadline is looked at again.
+INSERT_BATCH = 500
 
 
 class Reader:
@@ -55,9 +59,11 @@ class Reader:
         self.shortened = False
 
     def run(
-        self, statement: Executable, values: Mapping[str, Any] | None = None
+        self,
+        statement: Executable,
+        values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> CursorResult[Any]:
-        """Runs a statement with its parameters.
+        """Runs a statement with its parameters, or once with each of several.
 
         Raises DEADLINE_EXCEEDED, before or during it, where the call's time is over.
         """
@@ -81,6 +87,14 @@ class Transaction(Reader):
         """Keeps what was done, unless the call's time is over. The transaction ends."""
         deadline.remaining()
         self.connection.commit()
+
+
+def insert_all(
+    tx: Transaction, table: Table, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Adds rows, however many: one statement may have 65,535 parameters at most."""
+    for start in range(0, len(rows), INSERT_BATCH):
+        tx.run(insert(table), rows[start : start + INSERT_BATCH])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

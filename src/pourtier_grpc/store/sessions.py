@@ -13,14 +13,17 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     ColumnElement,
     CompoundSelect,
     Row,
+    Uuid,
     and_,
     any_,
     bindparam,
     literal,
     not_,
+    or_,
     select,
     tuple_,
     union,
@@ -42,6 +45,8 @@ class EndCause(StrEnum):
     EXPIRED = "EXPIRED"
     SUSPENDED = "SUSPENDED"
     REUSE_DETECTED = "REUSE_DETECTED"
+    # By a newer one, where the user has as many as they may.
+    REPLACED = "REPLACED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +60,34 @@ class Cutoffs:
     now: datetime
     idle_since: datetime
     admin_since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionFilter:
+    """Which sessions of a user's are meant; None stands for "whatever".
+
+    `alive_at` are those that are alive then, `over_at` those that time has ended.
+    """
+
+    ids: Collection[UUID] | None = None
+    other_than: UUID | None = None
+    alive_at: Cutoffs | None = None
+    over_at: Cutoffs | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """The filter as conditions of SQL, all of which must hold."""
+        conditions: list[ColumnElement[bool]] = []
+        if self.ids is not None:
+            # As one parameter, of which a statement may have 65,535.
+            ids = bindparam(None, list(self.ids), type_=ARRAY(Uuid))
+            conditions.append(sessions.c.session_id == any_(ids))
+        if self.other_than is not None:
+            conditions.append(sessions.c.session_id != self.other_than)
+        if self.alive_at is not None:
+            conditions += live_conditions(self.alive_at)
+        if self.over_at is not None:
+            conditions.append(or_(*_over(self.over_at)))
+        return conditions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,17 +225,17 @@ def mark_presented(tx: Transaction, session_id: UUID) -> None:
 def end(
     tx: Transaction,
     user_id: UUID,
-    session_ids: Collection[UUID],
+    wanted: SessionFilter,
     cause: EndCause,
     now: datetime,
 ) -> list[UUID]:
-    """Ends sessions of a user; answers which of them were alive and the user's."""
+    """Ends sessions of a user; answers which: those that nobody had ended."""
     ended = tx.run(
         update(sessions)
         .where(
             sessions.c.user_id == user_id,
-            sessions.c.session_id.in_(session_ids),
             sessions.c.end_time.is_(None),
+            *wanted.conditions(),
         )
         .values(end_time=now, end_cause=cause.value)
         .returning(sessions.c.session_id)
@@ -228,6 +261,18 @@ def live_of(reader: Reader, user_id: UUID, page: Page | None = None) -> list[Ses
             place = tuple_(sessions.c.create_time, sessions.c.session_id)
             query = query.where(place < (page.after.time, page.after.row_id))
     return [_session(row) for row in reader.run(query)]
+
+
+def beyond(reader: Reader, user_id: UUID, cutoffs: Cutoffs, keep: int) -> list[UUID]:
+    """A user's live sessions but for so many of the newest."""
+    newest_first = sessions.c.create_time.desc(), sessions.c.session_id.desc()
+    query = (
+        select(sessions.c.session_id)
+        .where(sessions.c.user_id == user_id, *live_conditions(cutoffs))
+        .order_by(*newest_first)
+        .offset(keep)
+    )
+    return list(reader.run(query).scalars())
 
 
 def expired(reader: Reader, cutoffs: Cutoffs, limit: int) -> list[tuple[UUID, UUID]]:

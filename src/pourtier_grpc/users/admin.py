@@ -13,12 +13,11 @@ from pourtier_grpc.caller import ADMIN_ROLE, Client
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import outbox
-from pourtier_grpc.store import sessions as session_rows
 from pourtier_grpc.store import users as user_rows
 from pourtier_grpc.store.audit import AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
-from pourtier_grpc.store.sessions import EndCause
+from pourtier_grpc.store.sessions import EndCause, SessionFilter
 from pourtier_grpc.users.directory import found
 
 ROLES = (ADMIN_ROLE,)
@@ -66,10 +65,8 @@ class Administration:
             changes = {"status": UserStatus.USER_STATUS_SUSPENDED}
             event = EventType.USER_SUSPENDED
             user = self._change(tx, user, changes, event, "user.suspended", act)
-            live = session_rows.live_of(tx, user_id)
-            ids = [session.session_id for session in live]
-            cause = EndCause.SUSPENDED
-            self._sessions.end(tx, user, ids, cause, act.client, act.actor)
+            every, cause = SessionFilter(), EndCause.SUSPENDED
+            self._sessions.end_those(tx, user, every, cause, act.client, act.actor)
             tx.commit()
         return user
 

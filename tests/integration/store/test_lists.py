@@ -23,7 +23,7 @@ from pourtier_grpc.store.audit_reader import AuditFilter, AuditReader
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.pages import Page, Place
-from pourtier_grpc.store.sessions import Cutoffs, EndCause
+from pourtier_grpc.store.sessions import Cutoffs, EndCause, SessionFilter
 from pourtier_grpc.store.tables import refused_proofs as refused_table
 from pourtier_grpc.store.tables import sessions as sessions_table
 from pourtier_grpc.store.tables import users as users_table
@@ -222,7 +222,9 @@ class TestSessions:
         place = Place(order[1].create_time, order[1].session_id)
         page = sessions.live_of(tx, user_id, Page(size=1, after=place))
         assert page == order[2:]
-        sessions.end(tx, user_id, [order[0].session_id], EndCause.REVOKED, NOW)
+        sessions.end(
+            tx, user_id, SessionFilter(ids=[order[0].session_id]), EndCause.REVOKED, NOW
+        )
         assert sessions.live_of(tx, user_id) == order[1:]
 
     def test_what_is_over_by_any_rule_is_found_to_the_moment(
@@ -245,7 +247,13 @@ class TestSessions:
             make_session(tx, chief, **{**fresh, "create_time": since + moment}),
         ]
         ended = make_session(tx, plain, **{**fresh, "expire_time": NOW})
-        sessions.end(tx, ended.user_id, [ended.session_id], EndCause.LOGOUT, NOW)
+        sessions.end(
+            tx,
+            ended.user_id,
+            SessionFilter(ids=[ended.session_id]),
+            EndCause.LOGOUT,
+            NOW,
+        )
         cutoffs = Cutoffs(now=NOW, idle_since=idle, admin_since=since)
         found = sessions.expired(tx, cutoffs, 100)
         mine = {UUID(plain.user_id), UUID(chief.user_id)}
