@@ -74,6 +74,23 @@ class Service:
         return f"service:{self.name}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """What somebody does to another's affairs, and why.
+
+    `by` and `client` are None at the command line, where an operator acts.
+    """
+
+    reason: str
+    by: SignedInUser | Service | None = None
+    client: Client | None = None
+
+    @property
+    def actor(self) -> str:
+        """Who acts, as the audit log writes it."""
+        return OPERATOR if self.by is None else self.by.acting_for_others
+
+
 @dataclass(frozen=True, slots=True)
 class Bearer:
     """A bearer token, as a caller sent it (RFC 6750)."""

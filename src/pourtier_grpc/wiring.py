@@ -162,7 +162,11 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         ),
         directory=Directory(users=users),
         administration=Administration(
-            database=database, sessions=sessions, audit_log=audit_log, clock=clock
+            database=database,
+            sessions=sessions,
+            api_keys=api_keys,
+            audit_log=audit_log,
+            clock=clock,
         ),
         api_keys=api_keys,
         key_rotation=KeyRotation(

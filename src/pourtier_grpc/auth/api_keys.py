@@ -19,7 +19,7 @@ from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import api_keys
 from pourtier_grpc.store.api_keys import ApiKeyRecord, ApiKeyStore
 from pourtier_grpc.store.audit import AuditEvent, AuditLog
-from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
 
 PREFIX_BYTES = 6
@@ -49,18 +49,25 @@ class ApiKeys:
         record = None if found is None else self._store.find(found[1])
         if found is None or record is None:
             raise _invalid()
-        genuine = hmac.compare_digest(record.secret_hash, _hash(found[2]))
-        if not genuine or record.revoke_time is not None:
+        if not hmac.compare_digest(record.secret_hash, _hash(found[2])):
             raise _invalid()
         now = self._clock.now()
-        if record.expire_time is not None and now >= record.expire_time:
-            raise PourtierError(
-                ErrorReason.ERROR_REASON_API_KEY_EXPIRED, "the API key has expired"
-            )
+        _require_live(record, now)
         self._store.note_use(record, now)
         return Service(
             key_id=record.key_id, name=record.name, scopes=frozenset(record.scopes)
         )
+
+    def require_live(self, tx: Transaction, service: Service) -> None:
+        """Refuses a service whose key has ended since it was let in.
+
+        The key lives until the transaction ends. Raises API_KEY_INVALID or
+        API_KEY_EXPIRED.
+        """
+        record = api_keys.read_shared(tx, service.key_id)
+        if record is None:  # pragma: no cover - keys are never deleted
+            raise _invalid()
+        _require_live(record, self._clock.now())
 
     def create(
         self,
@@ -121,6 +128,15 @@ def _event(action: str, record: ApiKeyRecord, now: datetime) -> AuditEvent:
         "scopes": list(record.scopes),
     }
     return AuditEvent(action=action, actor=OPERATOR, time=now, details=details)
+
+
+def _require_live(record: ApiKeyRecord, now: datetime) -> None:
+    if record.revoke_time is not None:
+        raise _invalid()
+    if record.expire_time is not None and now >= record.expire_time:
+        raise PourtierError(
+            ErrorReason.ERROR_REASON_API_KEY_EXPIRED, "the API key has expired"
+        )
 
 
 def _hash(secret: str) -> bytes:

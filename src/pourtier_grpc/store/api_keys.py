@@ -123,6 +123,13 @@ def revoke(tx: Transaction, prefix: str, now: datetime) -> ApiKeyRecord | None:
     return _record(row)
 
 
+def read_shared(tx: Transaction, key_id: UUID) -> ApiKeyRecord | None:
+    """The key of that id, or None; nobody changes it before the transaction ends."""
+    query = select(api_keys).where(api_keys.c.key_id == key_id)
+    row = tx.run(query.with_for_update(read=True)).first()
+    return None if row is None else _record(row)
+
+
 def _record(row: Row[Any]) -> ApiKeyRecord:
     values = {**row._mapping}  # noqa: SLF001 - the documented name
     return ApiKeyRecord(**{**values, "scopes": tuple(row.scopes)})
