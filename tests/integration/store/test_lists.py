@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import ClauseElement, exc, select, text, update
+from sqlalchemy import ClauseElement, Select, exc, select, text, update
 
 from integration.store.rows import LATER, NOW, make_session, make_user
 from pourtier.v1 import compliance_service_pb2 as pb
@@ -148,6 +148,30 @@ class TestUsers:
         for wanted, plan in zip(FILTERS, seen, strict=True):
             assert "Seq Scan" not in plan, f"{wanted}: {plan}"
 
+    @pytest.mark.parametrize(
+        "without", ["false", "email LIKE '%2_@x.com'", "email <> 'p1000@x.com'"]
+    )
+    @pytest.mark.parametrize("size", [1, 50, 200])
+    def test_an_email_is_found_among_all_whatever_the_page(
+        self, tx: Transaction, size: int, without: str
+    ) -> None:
+        """As a plan for any address as well, such as a driver keeps."""
+        fill(tx, FILL)
+        tx.run(update(users_table).where(text(without)).values(email=""))
+        tx.run(text("ANALYZE users, wallets"))
+        for email in ("P1000@x.com", "nobody@x.com"):
+            plan = next(plans(tx, [UserFilter(email=email)], size))
+            assert "users_email_idx" in plan, plan
+            assert "Filter" not in plan.partition("SubPlan")[0], plan
+        tx.run(text("SET LOCAL plan_cache_mode = force_generic_plan"))
+        query = page_of(UserFilter(email="P1000@x.com"), size)
+        written = query.compile(tx.connection, compile_kwargs={"literal_binds": True})
+        generic = str(written).replace("'P1000@x.com'", "$1")
+        tx.connection.exec_driver_sql(f"PREPARE by_email (text) AS {generic}")
+        explain = "EXPLAIN EXECUTE by_email ('P1000@x.com')"
+        lines = tx.connection.exec_driver_sql(explain).scalars()
+        assert "users_email_idx" in "\n".join(lines)
+
 
 FILL = f"""
     WITH made AS (
@@ -189,12 +213,19 @@ def fill(tx: Transaction, statement: str) -> None:
     tx.run(text(statement))
 
 
-def plans(tx: Transaction) -> Iterator[str]:
+def plans(
+    tx: Transaction, filters: Iterable[UserFilter] = FILTERS, size: int = 50
+) -> Iterator[str]:
     """How each filter's page is found, in the transaction that has the rows."""
-    for wanted in FILTERS:
-        query = users._SELECT.where(*wanted.conditions())
-        order = (users_table.c.create_time, users_table.c.user_id)
-        yield plan_of(tx, query.order_by(*order).limit(51))
+    for wanted in filters:
+        yield plan_of(tx, page_of(wanted, size))
+
+
+def page_of(wanted: UserFilter, size: int) -> Select[Any]:
+    """The query of a filter's first page."""
+    query = users._SELECT.where(*wanted.conditions())
+    order = (users_table.c.create_time, users_table.c.user_id)
+    return query.order_by(*order).limit(size + 1)
 
 
 def plan_of(tx: Transaction, query: ClauseElement) -> str:
