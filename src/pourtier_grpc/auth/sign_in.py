@@ -56,6 +56,8 @@ REFUSED = frozenset(
         ErrorReason.ERROR_REASON_SIGNATURE_INVALID,
     }
 )
+# Of these, what is found out once the signature has held: the wallet is proven.
+REFUSED_PROVEN = frozenset({ErrorReason.ERROR_REASON_NONCE_CONSUMED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +225,7 @@ class SignIn:
                     client.address,
                     error.reason_name,
                     self._clock.now(),
+                    proven=error.reason in REFUSED_PROVEN,
                 )
             raise
 

@@ -201,6 +201,8 @@ refused_proofs = Table(
     Column("count", Integer, nullable=False),
     Column("reason", Text, nullable=False),
     Index(None, "minute", "event_id"),
+    # For each refusal: how many wallets were claimed from there.
+    Index(None, "client_address", "minute"),
 )
 
 # The keys of internal services; of each only a hash is kept.

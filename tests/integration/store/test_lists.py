@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -407,6 +407,57 @@ class TestRefusedProofs:
             ("", minute, 2, "NONCE_CONSUMED"),
             ("192.0.2.1", minute + timedelta(minutes=1), 1, "NONCE_INVALID"),
         ]
+
+    def test_of_an_address_and_a_minute_few_claimed_wallets_are_told_apart(
+        self, database: Database
+    ) -> None:
+        start = LATER + timedelta(days=7)
+        wallets = [f"wallet {new_id(NOW)}" for _ in range(30)]
+        barrier = threading.Barrier(len(wallets))
+
+        def refuse(number: int) -> None:
+            barrier.wait()
+            # One subscriber's, who has so many addresses.
+            address = f"2001:db8:1:2::{number:x}"
+            reason = "SIGNATURE_INVALID"
+            refused_proofs.count(database, wallets[number], address, reason, start)
+
+        with ThreadPoolExecutor(len(wallets)) as pool:
+            list(pool.map(refuse, range(len(wallets))))
+        network = "2001:db8:1:2::/64"
+        first = counted(database, start)
+        assert {address for address, _ in first} == {network}
+        assert first.pop((network, "")) == 20
+        assert list(first.values()) == [1] * 10
+        # Whoever has a row goes on with it, and so does who has proven their wallet.
+        known = next(iter(first))[1]
+        mine = f"wallet {new_id(NOW)}"
+        for wallet, proven in ((known, False), (mine, True), (mine, False)):
+            address, reason = "2001:db8:1:2::9", "NONCE_CONSUMED"
+            refused_proofs.count(
+                database, wallet, address, reason, start, proven=proven
+            )
+        # Elsewhere, and a minute later, there is room.
+        refused_proofs.count(database, mine, "2001:db8:1:3::9", "NONCE_INVALID", start)
+        refused_proofs.count(database, mine, "192.0.2.1", "NONCE_INVALID", start)
+        later = start + timedelta(minutes=1)
+        refused_proofs.count(database, mine, "2001:db8:1:2::9", "NONCE_INVALID", later)
+        found = counted(database, start)
+        assert found[network, known] == 2
+        assert found[network, mine] == 2
+        assert found[network, ""] == 20
+        assert found["2001:db8:1:3::/64", mine] == found["192.0.2.1", mine] == 1
+        assert counted(database, later) == {(network, mine): 1}
+
+
+def counted(database: Database, time: datetime) -> dict[tuple[str, str], int]:
+    """What was counted in a minute, by address and wallet."""
+    columns = refused_table.c
+    query = select(columns.client_address, columns.wallet_address, columns["count"])
+    minute = time.replace(second=0, microsecond=0)
+    with database.read() as read:
+        rows = read.run(query.where(columns.minute == minute)).all()
+    return {(row[0], row[1]): row[2] for row in rows}
 
 
 class TestAuditReader:
