@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import grpc
+import psycopg
 import pytest
 from grpc import StatusCode
+from psycopg import sql
+from structlog.testing import capture_logs
 
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1 import user_service_pb2 as user_pb
@@ -292,6 +296,42 @@ class TestLastUse:
         outcomes = together(32, lambda _: use(shared, key))
         assert len(successes(outcomes)) == 32
         assert record_of(shared, key).last_used_time == shared.clock.now()
+
+    @pytest.mark.parametrize(
+        "lock",
+        [
+            "SELECT 1 FROM api_keys FOR UPDATE",
+            "LOCK TABLE api_keys IN SHARE MODE",
+        ],
+    )
+    def test_a_lock_keeps_nobody_waiting(
+        self, own: Service, database_url: str, lock: LiteralString
+    ) -> None:
+        key = create(own)
+        with psycopg.connect(database_url) as other:
+            other.execute(lock)
+            start = time.monotonic()
+            assert use(own, key)
+            assert use(own, key)
+            assert time.monotonic() - start < 2
+        assert record_of(own, key).last_used_time is None
+        own.clock.move(minutes=1)
+        assert use(own, key)
+        assert record_of(own, key).last_used_time == own.clock.now()
+
+    def test_a_database_that_can_only_be_read_is_read(self, own: Service) -> None:
+        key = create(own)
+        name = own.sql.one("SELECT current_database() AS name")["name"]
+        read_only = "ALTER DATABASE {} SET default_transaction_read_only = on"
+        own.sql.run(sql.SQL(read_only).format(sql.Identifier(name)))
+        own.server._parts.database.close()
+        with capture_logs() as logs:
+            assert use(own, key)
+            assert use(own, key)
+        (line,) = [each for each in logs if each["log_level"] == "warning"]
+        assert (line["key"], line["reason"]) == (prefix_of(key), "DATABASE_UNAVAILABLE")
+        assert key not in repr(logs)
+        assert record_of(own, key).last_used_time is None
 
 
 def test_a_revocation_among_calls_is_final(shared: Service) -> None:

@@ -12,6 +12,9 @@ import re
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from uuid import UUID
+
+import structlog
 
 from pourtier_grpc.caller import OPERATOR, Service
 from pourtier_grpc.clock import Clock
@@ -24,6 +27,7 @@ from pourtier_grpc.store.ids import new_id
 
 PREFIX_BYTES = 6
 SECRET_BYTES = 32
+_log = structlog.get_logger("pourtier.api_keys")
 FORM = re.compile(r"ptk_([0-9a-f]{12})_([0-9a-f]{64})", re.ASCII)
 
 
@@ -42,6 +46,8 @@ class ApiKeys:
         self._store = store
         self._audit = audit_log
         self._clock = clock
+        # When each key's use was last noted from here, or could not be.
+        self._tried: dict[UUID, datetime] = {}
 
     def authenticate(self, text: str) -> Service:
         """The service whose key it is. Raises API_KEY_INVALID or API_KEY_EXPIRED."""
@@ -53,10 +59,27 @@ class ApiKeys:
             raise _invalid()
         now = self._clock.now()
         _require_live(record, now)
-        self._store.note_use(record, now)
+        self._note_use(record, now)
         return Service(
             key_id=record.key_id, name=record.name, scopes=frozenset(record.scopes)
         )
+
+    def _note_use(self, record: ApiKeyRecord, now: datetime) -> None:
+        """Tries to note a use; no call fails for it, nor tries more than once a minute.
+
+        Reads go on where the database can be read alone.
+        """
+        tried = self._tried.get(record.key_id)
+        if tried is not None and now - tried < api_keys.USE_GRANULARITY:
+            return
+        self._tried[record.key_id] = now
+        try:
+            self._store.note_use(record, now)
+        except PourtierError as error:
+            prefix, reason = record.prefix, error.reason_name
+            _log.warning(
+                "the use of an API key is not noted", key=prefix, reason=reason
+            )
 
     def require_live(self, tx: Transaction, service: Service) -> None:
         """Refuses a service whose key has ended since it was let in.

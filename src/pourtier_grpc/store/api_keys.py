@@ -7,13 +7,14 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, or_, select
+from sqlalchemy import Row, or_, select, text
 
 from pourtier_grpc.store.engine import Database, Reader, Transaction
 from pourtier_grpc.store.tables import api_keys
 
 # How exactly the last use is kept: a write a minute, not one a call.
 USE_GRANULARITY = timedelta(minutes=1)
+LOCK_PATIENCE = "50ms"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,20 +57,30 @@ class ApiKeyStore:
         return None if row is None else _record(row)
 
     def note_use(self, record: ApiKeyRecord, now: datetime) -> None:
-        """Notes that a key was used, where that is news."""
+        """Notes that a key was used, where that is news and nobody is in the way.
+
+        A row that is locked is left alone, whoever else holds the table is waited for
+        no longer than `LOCK_PATIENCE`. Raises as every statement does.
+        """
         last = record.last_used_time
         if last is not None and now - last < USE_GRANULARITY:
             return
+        stale = (
+            select(api_keys.c.key_id)
+            .where(
+                api_keys.c.key_id == record.key_id,
+                or_(
+                    api_keys.c.last_used_time.is_(None),
+                    api_keys.c.last_used_time <= now - USE_GRANULARITY,
+                ),
+            )
+            .with_for_update(skip_locked=True)
+        )
         with self._database.transaction() as tx:
+            tx.run(text(f"SET LOCAL lock_timeout = '{LOCK_PATIENCE}'"))
             tx.run(
                 api_keys.update()
-                .where(
-                    api_keys.c.key_id == record.key_id,
-                    or_(
-                        api_keys.c.last_used_time.is_(None),
-                        api_keys.c.last_used_time <= now - USE_GRANULARITY,
-                    ),
-                )
+                .where(api_keys.c.key_id.in_(stale))
                 .values(last_used_time=now)
             )
             tx.commit()
