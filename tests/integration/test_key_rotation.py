@@ -14,6 +14,8 @@ from structlog.testing import capture_logs
 
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier_grpc.auth.key_rotation import KeyRotation
+from pourtier_grpc.auth.keyring import generate_missing
+from pourtier_grpc.config import ConfigError
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.store import sessions as session_rows
 from pourtier_grpc.store.audit import AuditLog
@@ -205,6 +207,37 @@ class TestRotation:
 
 
 class TestRevocation:
+    @pytest.mark.parametrize("use", [ACCESS, HMAC])
+    @pytest.mark.parametrize("state", ["active", "next"])
+    def test_its_file_is_kept_where_no_database_takes_it_for_a_new_key(
+        self, own: Service, use: KeyUse, state: str
+    ) -> None:
+        stolen, folder = in_state(own.sql, use, state), own.settings.keys
+        file = folder / f"{use}-{stolen}.jwk"
+        content = file.read_text()
+        assert revoke(own, stolen)
+        assert not file.exists()
+        aside = folder / f"{file.name}.revoked"
+        assert aside.read_text() == content
+        assert aside.stat().st_mode & 0o777 == 0o600
+        # As a database that was brought back from before the key was made.
+        own.sql.run("DELETE FROM signing_keys WHERE use = %s", use.value)
+        for left in folder.glob(f"{use}-*.jwk"):
+            left.unlink()
+        database = own.server._parts.database
+        made = generate_missing(database, folder, own.clock.now())
+        assert stolen not in {record.key_id for record in made}
+
+    def test_a_file_that_cannot_be_renamed_is_told_of_and_the_key_is_revoked(
+        self, own: Service
+    ) -> None:
+        stolen = in_state(own.sql, ACCESS, "active")
+        in_the_way = own.settings.keys / f"access-{stolen}.jwk.revoked"
+        in_the_way.mkdir()
+        with pytest.raises(ConfigError, match=r"is revoked, but .*: rename or remove"):
+            revoke(own, stolen)
+        assert states(own.sql, ACCESS)[stolen] == "revoked"
+
     def test_what_it_signed_is_refused_and_the_next_one_signs(
         self, own: Service
     ) -> None:

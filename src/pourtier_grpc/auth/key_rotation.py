@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from pourtier_grpc.auth import key_files
 from pourtier_grpc.auth.keyring import adopt_or_make, generate_missing, new_record
 from pourtier_grpc.caller import OPERATOR
 from pourtier_grpc.clock import Clock
@@ -55,7 +56,11 @@ class KeyRotation:
 
         What it has signed is refused from then on. Where it was the active key, the
         next one takes its place. The pseudonym key proves nothing, and cannot be
-        revoked. Raises ConfigError where the folder cannot hold another key.
+        revoked. Raises ConfigError where the folder cannot hold another key, or where
+        the key is revoked but its file cannot be set aside.
+
+        A file that stays as it is would be taken for a new key by a database that does
+        not know it, such as one that was brought back from an older copy.
         """
         now = self._clock.now()
         generate_missing(self._database, self._folder, now)
@@ -76,6 +81,7 @@ class KeyRotation:
             details = {"use": record.use.value, "revoked": key_id, "reason": reason}
             self._record(tx, "key.revoked", details, now)
             tx.commit()
+        key_files.set_aside(self._folder, record.use, key_id)
         return True
 
     def _promote(self, tx: Transaction, records: list[KeyRecord], now: datetime) -> str:
