@@ -319,10 +319,11 @@ def test_a_rotated_signing_key_is_followed_within_a_second(
     (active,), (following,) = in_state(before, "active"), in_state(before, "next")
     # Whoever keeps a copy of the key set has it already.
     assert operated.published()[:2] == [active, following]
-    printed = operated.printed("keys", "rotate", alone=True)
+    printed = operated.printed("keys", "rotate", "--now", alone=True)
     assert printed == f"{following}\n"
     assert eventually(lambda: operated.published()[0] == following, within=1.0)
     after = keys_of(operated, "access")
+    assert "say --now" in operated.refused("keys", "rotate")
     assert (after[active], after[following]) == ("retired", "active")
     assert len(in_state(after, "next")) == 1
     # What the old one has signed stays good.
@@ -337,7 +338,7 @@ def test_a_rotated_hmac_key_is_followed_and_the_old_one_stays_good(
     tokens = operated.api.register(wallet).tokens
     proof = operated.api.proof(wallet)
     before = keys_of(operated, "hmac")
-    printed = operated.printed("keys", "rotate", "--use", "hmac").strip()
+    printed = operated.printed("keys", "rotate", "--use", "hmac", "--now").strip()
     assert before[printed] == "next"
     after = keys_of(operated, "hmac")
     assert after[printed] == "active"
@@ -379,7 +380,7 @@ def test_a_key_folder_that_cannot_hold_another_is_a_sentence(
     operated: Operated, tmp_path: Path
 ) -> None:
     elsewhere = {**operated.where, "key_dir": tmp_path / "none"}
-    done = quickly("keys", "rotate", **elsewhere)
+    done = quickly("keys", "rotate", "--now", **elsewhere)
     assert (done.returncode, done.stdout) == (1, "")
     assert "KEY_DIR" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -89,7 +89,7 @@ def test_after_the_runbook_of_a_stolen_signing_key_only_its_owner_gets_in(
     web = running.public
     # A rotation long since has left a retired key beside the active and the next.
     parts = running.server._parts
-    rotated = parts.key_rotation.rotate(KeyUse.ACCESS)
+    rotated = parts.key_rotation.rotate(KeyUse.ACCESS, at_once=True)
     assert eventually(lambda: parts.keyring.access.key_id == rotated)
     honest = web.register(wallet)["tokens"]
     header, claims = tokens.parts(honest["access_token"])

@@ -122,7 +122,7 @@ class TestEvents:
             bearer=ann.bearer,
         )
         suspend(own, chief.bearer, ann.user_id)
-        own.server._parts.key_rotation.rotate(KeyUse.HMAC)
+        own.server._parts.key_rotation.rotate(KeyUse.HMAC, at_once=True)
         own.clock.move(days=31)
         own.server._parts.expiry.sweep()
         boss = (

@@ -81,7 +81,8 @@ def revoke_after(monkeypatch: pytest.MonkeyPatch, own: Service, function: str) -
 
 
 def rotate(service: Service, use: KeyUse = ACCESS) -> str:
-    key_id = rotation(service).rotate(use)
+    key_id = rotation(service).rotate(use, at_once=True)
+    assert key_id is not None
     follow(service)
     return key_id
 
@@ -188,6 +189,22 @@ class TestRotation:
         assert event["actor"] == "operator"
         assert event["details"] == {"use": "access", "retired": old, "active": new}
 
+    @pytest.mark.parametrize("use", [ACCESS, HMAC])
+    def test_a_key_that_copies_of_the_key_set_may_lack_does_not_sign(
+        self, own: Service, use: KeyUse
+    ) -> None:
+        own.clock.move(minutes=10)
+        first = rotation(own).rotate(use)
+        assert first is not None
+        before = own.sql.everything()
+        own.clock.move(seconds=599)
+        assert rotation(own).rotate(use) is None
+        assert own.sql.everything() == before
+        own.clock.move(seconds=1)
+        second = rotation(own).rotate(use)
+        assert second not in {None, first}
+        assert rotation(own).rotate(use, at_once=True) not in {None, second}
+
     def test_a_rotation_that_fails_leaves_everything_as_it_was(
         self, own: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -198,7 +215,7 @@ class TestRotation:
         with monkeypatch.context() as broken:
             broken.setattr(rotation(own), "_record", fail)
             with pytest.raises(RuntimeError, match="halfway"):
-                rotation(own).rotate(ACCESS)
+                rotation(own).rotate(ACCESS, at_once=True)
         assert own.sql.everything() == before
         # The file that it left behind is taken up by the next one.
         left = {path.name for path in own.settings.keys.iterdir()}
@@ -319,8 +336,8 @@ class TestRevocation:
         self, own: Service, elsewhere: KeyRotation, folder: Path
     ) -> None:
         ann = person(own)
-        elsewhere.rotate(ACCESS)
-        active = elsewhere.rotate(ACCESS)
+        elsewhere.rotate(ACCESS, at_once=True)
+        active = elsewhere.rotate(ACCESS, at_once=True)
         follow(own)
         tokens = own.api.login(ann.wallet).tokens
         assert signed_by(tokens.access_token) == signed_by(ann.bearer)

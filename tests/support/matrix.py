@@ -433,7 +433,7 @@ class World:
         # The expired token's key is another: each has one fault alone. The server
         # follows by itself; following beside it could set it back for a moment.
         keyring = self._parts.keyring
-        active = self._parts.key_rotation.rotate(KeyUse.ACCESS)
+        active = self._parts.key_rotation.rotate(KeyUse.ACCESS, at_once=True)
         assert eventually(lambda: keyring.access.key_id == active)
         person = self._register()
         assert self._parts.key_rotation.revoke(active, "the matrix")

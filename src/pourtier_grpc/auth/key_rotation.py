@@ -7,7 +7,7 @@ on verifying until its last token is dead, and publishes another next.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from pourtier_grpc.auth import key_files
@@ -19,6 +19,8 @@ from pourtier_grpc.store.audit import AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.keys import KeyRecord, KeyState, KeyUse
 
+# Copies of the key set are kept for five minutes: by then every one has the next key.
+PUBLISHED_AHEAD = timedelta(minutes=10)
 ROTATING = (KeyUse.ACCESS, KeyUse.HMAC)
 
 
@@ -33,16 +35,21 @@ class KeyRotation:
         self._audit = audit_log
         self._clock = clock
 
-    def rotate(self, use: KeyUse) -> str:
+    def rotate(self, use: KeyUse, *, at_once: bool = False) -> str | None:
         """Makes the next key of a use the active one; answers its id.
 
-        Raises ConfigError where the folder cannot hold another key.
+        None where that key was published less than `PUBLISHED_AHEAD` ago, so that it
+        would sign what holders of a copy of the key set do not know; `at_once` does so
+        all the same. Raises ConfigError where the folder cannot hold another key.
         """
         now = self._clock.now()
         generate_missing(self._database, self._folder, now)
         with self._database.transaction() as tx:
             keys.lock(tx)
             records = [each for each in keys.all_keys(tx) if each.use is use]
+            following = _in_state(records, KeyState.NEXT)
+            if not at_once and now < following.create_time + PUBLISHED_AHEAD:
+                return None
             active = _in_state(records, KeyState.ACTIVE)
             keys.move(tx, active.key_id, KeyState.RETIRED, now)
             promoted = self._promote(tx, records, now)
