@@ -65,13 +65,14 @@ class Service:
     """An internal service, known by its API key."""
 
     key_id: UUID
+    prefix: str
     name: str
     scopes: frozenset[str]
 
     @property
     def acting_for_others(self) -> str:
-        """Who acts, as the audit log writes it."""
-        return f"service:{self.name}"
+        """Who acts, as the audit log writes it: the service, and by which key."""
+        return f"service:{self.name}/{self.prefix}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

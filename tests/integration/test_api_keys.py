@@ -94,7 +94,8 @@ class TestMaking:
     def test_making_and_revoking_are_audited_without_the_secret(
         self, own: Service
     ) -> None:
-        key = create(own, "chevalier", "users.read", "users.kyc")
+        day = timedelta(days=1)
+        key = create(own, "chevalier", "users.read", "users.kyc", expires_in=day)
         assert keys_of(own).revoke(prefix_of(key))
         for action in ("api_key.created", "api_key.revoked"):
             (event,) = bodies(own, action)
@@ -102,11 +103,30 @@ class TestMaking:
             assert (event["user_id"], event["session_id"]) == (None, None)
             assert event["personal"] == {}
             assert event["details"] == {
+                "expire_time": (own.clock.now() + day).isoformat(),
                 "key_id": str(record_of(own, key).key_id),
                 "name": "chevalier",
                 "prefix": prefix_of(key),
                 "scopes": ["users.kyc", "users.read"],
             }
+
+    def test_each_key_that_an_overlap_ends_earlier_is_audited(
+        self, own: Service
+    ) -> None:
+        hours = {n: timedelta(hours=n) for n in (1, 4)}
+        old = create(own, "dealer")
+        create(own, "dealer", expires_in=hours[1])
+        create(own, "other")
+        create(own, "dealer", overlap=hours[4])
+        (event,) = bodies(own, "api_key.expiry_set")
+        assert event["actor"] == "operator"
+        assert event["details"] == {
+            "expire_time": (own.clock.now() + hours[4]).isoformat(),
+            "key_id": str(record_of(own, old).key_id),
+            "name": "dealer",
+            "prefix": prefix_of(old),
+            "scopes": ["users.read"],
+        }
 
     def test_they_are_listed_by_name_and_age_with_their_states(
         self, own: Service

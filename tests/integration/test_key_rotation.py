@@ -205,6 +205,18 @@ class TestRotation:
         assert second not in {None, first}
         assert rotation(own).rotate(use, at_once=True) not in {None, second}
 
+    def test_every_key_that_is_made_is_audited(self, own: Service) -> None:
+        rotate(own)
+        revoke(own, in_state(own.sql, HMAC, "next"))
+        told = bodies(own, "key.generated")
+        made = own.sql.run("SELECT key_id, use FROM signing_keys")
+        assert {(e["details"]["key_id"], e["details"]["use"]) for e in told} == {
+            (row["key_id"], row["use"]) for row in made
+        }
+        actors = [event["actor"] for event in told]
+        assert actors == ["system"] * 5 + ["operator"] * 2
+        assert {event["details"]["state"] for event in told} == {"active", "next"}
+
     def test_a_rotation_that_fails_leaves_everything_as_it_was(
         self, own: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:

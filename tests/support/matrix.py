@@ -434,6 +434,7 @@ class World:
         # follows by itself; following beside it could set it back for a moment.
         keyring = self._parts.keyring
         active = self._parts.key_rotation.rotate(KeyUse.ACCESS, at_once=True)
+        assert active is not None
         assert eventually(lambda: keyring.access.key_id == active)
         person = self._register()
         assert self._parts.key_rotation.revoke(active, "the matrix")

@@ -21,7 +21,7 @@ from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import api_keys
 from pourtier_grpc.store.api_keys import ApiKeyRecord, ApiKeyStore
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
 
@@ -61,7 +61,10 @@ class ApiKeys:
         _require_live(record, now)
         self._note_use(record, now)
         return Service(
-            key_id=record.key_id, name=record.name, scopes=frozenset(record.scopes)
+            key_id=record.key_id,
+            prefix=record.prefix,
+            name=record.name,
+            scopes=frozenset(record.scopes),
         )
 
     def _note_use(self, record: ApiKeyRecord, now: datetime) -> None:
@@ -120,9 +123,11 @@ class ApiKeys:
         )
         with self._database.transaction() as tx:
             if overlap is not None:
-                api_keys.expire(tx, name, now + overlap)
+                for other in api_keys.expire(tx, name, now + overlap):
+                    event = _event(AuditAction.API_KEY_EXPIRY_SET, other, now)
+                    self._audit.append(tx, event)
             api_keys.insert(tx, record)
-            self._audit.append(tx, _event("api_key.created", record, now))
+            self._audit.append(tx, _event(AuditAction.API_KEY_CREATED, record, now))
             tx.commit()
         return f"ptk_{prefix}_{secret}"
 
@@ -138,13 +143,15 @@ class ApiKeys:
             record = api_keys.revoke(tx, prefix, now)
             if record is None:
                 return False
-            self._audit.append(tx, _event("api_key.revoked", record, now))
+            self._audit.append(tx, _event(AuditAction.API_KEY_REVOKED, record, now))
             tx.commit()
         return True
 
 
-def _event(action: str, record: ApiKeyRecord, now: datetime) -> AuditEvent:
+def _event(action: AuditAction, record: ApiKeyRecord, now: datetime) -> AuditEvent:
+    expires = record.expire_time
     details = {
+        "expire_time": None if expires is None else expires.isoformat(),
         "key_id": str(record.key_id),
         "name": record.name,
         "prefix": record.prefix,

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from pourtier_grpc.auth import key_files
 from pourtier_grpc.auth.keyring import adopt_or_make, generate_missing, new_record
+from pourtier_grpc.auth.new_keys import add_key
 from pourtier_grpc.caller import OPERATOR
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.store import keys
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.keys import KeyRecord, KeyState, KeyUse
 
@@ -43,7 +44,7 @@ class KeyRotation:
         all the same. Raises ConfigError where the folder cannot hold another key.
         """
         now = self._clock.now()
-        generate_missing(self._database, self._folder, now)
+        generate_missing(self._database, self._folder, now, OPERATOR)
         with self._database.transaction() as tx:
             keys.lock(tx)
             records = [each for each in keys.all_keys(tx) if each.use is use]
@@ -54,7 +55,7 @@ class KeyRotation:
             keys.move(tx, active.key_id, KeyState.RETIRED, now)
             promoted = self._promote(tx, records, now)
             details = {"use": use.value, "retired": active.key_id, "active": promoted}
-            self._record(tx, "key.rotated", details, now)
+            self._record(tx, AuditAction.KEY_ROTATED, details, now)
             tx.commit()
         return promoted
 
@@ -70,7 +71,7 @@ class KeyRotation:
         not know it, such as one that was brought back from an older copy.
         """
         now = self._clock.now()
-        generate_missing(self._database, self._folder, now)
+        generate_missing(self._database, self._folder, now, OPERATOR)
         with self._database.transaction() as tx:
             keys.lock(tx)
             found = [each for each in keys.all_keys(tx) if each.key_id == key_id]
@@ -86,7 +87,7 @@ class KeyRotation:
             elif record.state is KeyState.NEXT:
                 self._add_next(tx, record.use, now)
             details = {"use": record.use.value, "revoked": key_id, "reason": reason}
-            self._record(tx, "key.revoked", details, now)
+            self._record(tx, AuditAction.KEY_REVOKED, details, now)
             tx.commit()
         key_files.set_aside(self._folder, record.use, key_id)
         return True
@@ -100,10 +101,14 @@ class KeyRotation:
     def _add_next(self, tx: Transaction, use: KeyUse, now: datetime) -> None:
         known = {record.key_id for record in keys.all_keys(tx)}
         (key_id,) = adopt_or_make(self._folder, use, known)
-        keys.insert(tx, new_record(key_id, use, KeyState.NEXT, now))
+        add_key(tx, new_record(key_id, use, KeyState.NEXT, now), OPERATOR)
 
     def _record(
-        self, tx: Transaction, action: str, details: dict[str, str], now: datetime
+        self,
+        tx: Transaction,
+        action: AuditAction,
+        details: dict[str, str],
+        now: datetime,
     ) -> None:
         event = AuditEvent(action=action, actor=OPERATOR, time=now, details=details)
         self._audit.append(tx, event)

@@ -17,7 +17,7 @@ from pourtier_grpc.caller import SYSTEM, Client, SignedInUser
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import outbox, sessions
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Transaction, unavailable
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
@@ -207,7 +207,7 @@ class Sessions:
             tx,
             (
                 AuditEvent(
-                    action="session.ended",
+                    action=AuditAction.SESSION_ENDED,
                     actor=actor,
                     time=now,
                     user=user,

@@ -32,7 +32,7 @@ from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import nonces, outbox, refused_proofs
 from pourtier_grpc.store import users as user_rows
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
@@ -177,7 +177,9 @@ class SignIn:
                 )
             created = OutboxEvent(event_type=EventType.USER_CREATED)
             outbox.record_change(tx, user, now, created)
-            self._audit.append(tx, _event("user.registered", user, now, client))
+            self._audit.append(
+                tx, _event(AuditAction.USER_REGISTERED, user, now, client)
+            )
             session = self._open(tx, user, verified, client)
             tx.commit()
         return user, self._sessions.tokens(user, session)
@@ -208,7 +210,8 @@ class SignIn:
         wallet = verified.chain, verified.address
         session = self._sessions.open(tx, user, wallet, client)
         now = self._clock.now()
-        event = _event("session.started", user, now, client, session.session_id)
+        action = AuditAction.SESSION_STARTED
+        event = _event(action, user, now, client, session.session_id)
         self._audit.append(tx, event)
         return session
 
@@ -288,7 +291,7 @@ def _consumed() -> PourtierError:
 
 
 def _event(
-    action: str,
+    action: AuditAction,
     user: User,
     now: datetime,
     client: Client,

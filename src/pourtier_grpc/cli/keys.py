@@ -9,6 +9,7 @@ import click
 
 from pourtier_grpc.auth.key_rotation import PUBLISHED_AHEAD, ROTATING
 from pourtier_grpc.auth.keyring import generate_missing, list_keys
+from pourtier_grpc.caller import OPERATOR
 from pourtier_grpc.cli.common import (
     fail,
     json_option,
@@ -34,7 +35,7 @@ def keys_generate(*, as_json: bool) -> None:
     """Make the keys that are missing, and print the keys that there are."""
     with with_database(settings()) as effective, opened(effective) as database:
         now = SystemClock().now()
-        records = generate_missing(database, effective.keys, now)
+        records = generate_missing(database, effective.keys, now, OPERATOR)
         print_keys(records, as_json=as_json)
 
 

@@ -102,12 +102,12 @@ def insert(tx: Transaction, record: ApiKeyRecord) -> None:
     )
 
 
-def expire(tx: Transaction, name: str, expire_time: datetime) -> int:
+def expire(tx: Transaction, name: str, expire_time: datetime) -> list[ApiKeyRecord]:
     """Lets the live keys of a name expire at that time, or earlier as they would have.
 
-    Answers how many there were.
+    Answers those whose expiry has moved, as they are then.
     """
-    done = tx.run(
+    rows = tx.run(
         api_keys.update()
         .where(
             api_keys.c.name == name,
@@ -115,8 +115,9 @@ def expire(tx: Transaction, name: str, expire_time: datetime) -> int:
             or_(api_keys.c.expire_time.is_(None), api_keys.c.expire_time > expire_time),
         )
         .values(expire_time=expire_time)
+        .returning(api_keys)
     )
-    return done.rowcount
+    return sorted(map(_record, rows), key=lambda record: record.key_id)
 
 
 def revoke(tx: Transaction, prefix: str, now: datetime) -> ApiKeyRecord | None:

@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -29,17 +30,38 @@ SALT_BYTES = 16
 MAX_USER_AGENT = 256
 
 
+class AuditAction(StrEnum):
+    """What happened: a noun and a past participle."""
+
+    USER_REGISTERED = "user.registered"
+    USER_UPDATED = "user.updated"
+    USER_SUSPENDED = "user.suspended"
+    USER_REINSTATED = "user.reinstated"
+    USER_KYC_LEVEL_SET = "user.kyc_level_set"
+    USER_ROLE_GRANTED = "user.role_granted"
+    USER_ROLE_REVOKED = "user.role_revoked"
+    SESSION_STARTED = "session.started"
+    SESSION_ENDED = "session.ended"
+    API_KEY_CREATED = "api_key.created"
+    API_KEY_EXPIRY_SET = "api_key.expiry_set"
+    API_KEY_REVOKED = "api_key.revoked"
+    KEY_GENERATED = "key.generated"
+    KEY_ROTATED = "key.rotated"
+    KEY_REVOKED = "key.revoked"
+    # Counted beside the log: see `store.refused_proofs`.
+    PROOF_REFUSED = "proof.refused"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
     """Something that happened, and that somebody may ask about years later.
 
-    `action` is a noun and a past participle (`session.started`). `actor` says who did
-    it: `user:<id>`, `admin:<id>`, `service:<name>`, `operator` or `system`. `user` is
-    whom it happened to, or None; `client` is None where nobody called. `details` holds
-    nothing personal.
+    `actor` says who did it: `user:<id>`, `admin:<id>`, `service:<name>/<prefix>` (of
+    its API key), `operator` or `system`. `user` is whom it happened to, or None;
+    `client` is None where nobody called. `details` holds nothing personal.
     """
 
-    action: str
+    action: AuditAction
     actor: str
     time: datetime
     user: User | None = None
@@ -73,7 +95,7 @@ class AuditLog:
         salt = secrets.token_bytes(SALT_BYTES)
         personal = _personal(event)
         body = {
-            "action": event.action,
+            "action": str(event.action),
             "actor": event.actor,
             "details": dict(event.details),
             "event_id": str(event_id),
@@ -92,7 +114,7 @@ class AuditLog:
         row = {
             "event_id": event_id,
             "event_time": event.time,
-            "action": event.action,
+            "action": str(event.action),
             "user_id": user_id,
             "body": rfc8785.dumps(body),
         }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import false, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from pourtier_grpc.store.engine import Database, Transaction
@@ -69,16 +69,17 @@ def _told_apart(tx: Transaction, wallet: str, source: str, minute: datetime) -> 
     turn = func.hashtextextended(f"refused_proofs {source} {minute.isoformat()}", 0)
     tx.run(select(func.pg_advisory_xact_lock(turn)))
     columns = refused_proofs.c
+    mine = columns.wallet_address == wallet
     seen = select(
-        func.count(),
-        func.coalesce(func.bool_or(columns.wallet_address == wallet), False),
+        func.count().label("wallets"),
+        func.coalesce(func.bool_or(mine), false()).label("known"),
     ).where(
         columns.client_address == source,
         columns.minute == minute,
         columns.wallet_address != OTHERS,
     )
-    wallets, known = tx.run(seen).one()
-    return bool(known) or wallets < MOST_CLAIMED
+    row = tx.run(seen).one()
+    return bool(row.known) or row.wallets < MOST_CLAIMED
 
 
 def _source(client_address: str | None) -> str:

@@ -15,7 +15,7 @@ from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import outbox
 from pourtier_grpc.store import users as user_rows
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
 from pourtier_grpc.store.sessions import EndCause, SessionFilter
@@ -58,7 +58,9 @@ class Administration:
             _refuse_last_admin(admins, user)
             changes = {"status": UserStatus.USER_STATUS_SUSPENDED}
             event = EventType.USER_SUSPENDED
-            user = self._change(tx, user, changes, event, "user.suspended", act)
+            user = self._change(
+                tx, user, changes, event, AuditAction.USER_SUSPENDED, act
+            )
             every, cause = SessionFilter(), EndCause.SUSPENDED
             self._sessions.end_those(tx, user, every, cause, act.client, act.actor)
             tx.commit()
@@ -69,12 +71,12 @@ class Administration:
         if isinstance(act.by, SignedInUser) and act.by.user_id == user_id:
             raise _denied("nobody reinstates themselves")
         changes = {"status": UserStatus.USER_STATUS_ACTIVE}
-        return self._set(user_id, changes, "user.reinstated", act)
+        return self._set(user_id, changes, AuditAction.USER_REINSTATED, act)
 
     def set_kyc_level(self, user_id: UUID, level: KycLevel.ValueType, act: Act) -> User:
         """Notes how far a person's identity has been checked."""
         changes = {"kyc_level": level}
-        return self._set(user_id, changes, "user.kyc_level_set", act)
+        return self._set(user_id, changes, AuditAction.USER_KYC_LEVEL_SET, act)
 
     def grant_role(self, user_id: UUID, role: str, act: Act) -> User:
         """Gives a role."""
@@ -82,7 +84,7 @@ class Administration:
             self._admit(tx, act)
             user = found(user_rows.lock(tx, user_id), user_id)
             roles = sorted({*user.roles, role})
-            user = self._set_roles(tx, user, roles, "user.role_granted", act)
+            user = self._set_roles(tx, user, roles, AuditAction.USER_ROLE_GRANTED, act)
             tx.commit()
         return user
 
@@ -94,7 +96,7 @@ class Administration:
             if role == ADMIN_ROLE and role in user.roles:
                 _refuse_last_admin(admins, user)
             roles = sorted(set(user.roles) - {role})
-            user = self._set_roles(tx, user, roles, "user.role_revoked", act)
+            user = self._set_roles(tx, user, roles, AuditAction.USER_ROLE_REVOKED, act)
             tx.commit()
         return user
 
@@ -115,7 +117,7 @@ class Administration:
         return admins
 
     def _set(
-        self, user_id: UUID, changes: Mapping[str, int], action: str, act: Act
+        self, user_id: UUID, changes: Mapping[str, int], action: AuditAction, act: Act
     ) -> User:
         with self._database.transaction() as tx:
             self._admit(tx, act)
@@ -127,7 +129,12 @@ class Administration:
         return user
 
     def _set_roles(
-        self, tx: Transaction, user: User, roles: list[str], action: str, act: Act
+        self,
+        tx: Transaction,
+        user: User,
+        roles: list[str],
+        action: AuditAction,
+        act: Act,
     ) -> User:
         if roles == list(user.roles):
             return user
@@ -140,7 +147,7 @@ class Administration:
         user: User,
         changes: Mapping[str, Any],
         event_type: EventType,
-        action: str,
+        action: AuditAction,
         act: Act,
     ) -> User:
         now = self._clock.now()

@@ -10,7 +10,7 @@ from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import outbox
 from pourtier_grpc.store import users as user_rows
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
 from pourtier_grpc.store.users import UserReader
@@ -92,7 +92,7 @@ class Profiles:
         )
         outbox.record_change(tx, user, now, updated)
         event = AuditEvent(
-            action="user.updated",
+            action=AuditAction.USER_UPDATED,
             actor=caller.actor,
             time=now,
             user=user,

@@ -18,7 +18,7 @@ from pourtier.v1 import compliance_service_pb2 as pb
 from pourtier.v1.user_pb2 import User, UserStatus
 from pourtier_grpc.store import api_keys, pages, refused_proofs, sessions, users
 from pourtier_grpc.store.api_keys import ApiKeyRecord, ApiKeyStore
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.audit_reader import AuditFilter, AuditReader
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
@@ -31,6 +31,7 @@ from pourtier_grpc.store.users import UserFilter, UserStore
 from pourtier_grpc.times import moment
 
 SUSPENDED = UserStatus.USER_STATUS_SUSPENDED
+STARTED = AuditAction.SESSION_STARTED
 ALL = Page(size=1000, after=None)
 MANY = 20_000
 
@@ -360,7 +361,9 @@ class TestApiKeys:
         ]
         for each in keys:
             api_keys.insert(tx, each)
-        assert api_keys.expire(tx, "dealer", LATER) == 2
+        moved = api_keys.expire(tx, "dealer", LATER)
+        assert {each.prefix for each in moved} == {keys[0].prefix, keys[2].prefix}
+        assert {each.expire_time for each in moved} == {LATER}
         found = {each.prefix: each.expire_time for each in api_keys.all_api_keys(tx)}
         assert [found[each.prefix] for each in keys] == [LATER, NOW, LATER, None]
 
@@ -453,11 +456,13 @@ class TestRefusedProofs:
 def counted(database: Database, time: datetime) -> dict[tuple[str, str], int]:
     """What was counted in a minute, by address and wallet."""
     columns = refused_table.c
-    query = select(columns.client_address, columns.wallet_address, columns["count"])
+    query = select(
+        columns.client_address, columns.wallet_address, columns["count"].label("times")
+    )
     minute = time.replace(second=0, microsecond=0)
     with database.read() as read:
         rows = read.run(query.where(columns.minute == minute)).all()
-    return {(row[0], row[1]): row[2] for row in rows}
+    return {(row.client_address, row.wallet_address): row.times for row in rows}
 
 
 class TestAuditReader:
@@ -471,7 +476,7 @@ class TestAuditReader:
             times = [start + timedelta(seconds=each) for each in (0, 30, 30, 90)]
             ids = [
                 log.append(
-                    tx, AuditEvent(action="a.b", actor="system", time=time, user=user)
+                    tx, AuditEvent(action=STARTED, actor="system", time=time, user=user)
                 )
                 for time in times
             ]
@@ -482,7 +487,7 @@ class TestAuditReader:
         whole = reader.page(here, ALL)
         order = [(each.event_time.ToNanoseconds(), each.event_id) for each in whole]
         assert order == sorted(order, reverse=True)
-        assert {each.event_id for each in whole if each.action == "a.b"} == {
+        assert {each.event_id for each in whole if each.action == STARTED} == {
             str(each) for each in ids
         }
         assert whole[-1].action == "proof.refused"
@@ -495,7 +500,7 @@ class TestAuditReader:
         assert paged == whole
         mine = replace(here, user_id=UUID(user.user_id))
         assert len(reader.page(mine, ALL)) == 4
-        assert reader.page(replace(here, action="a.c"), ALL) == []
+        assert reader.page(replace(here, action="nothing"), ALL) == []
 
 
 def test_a_token_says_where_to_go_on_for_these_filters_alone() -> None:
