@@ -125,31 +125,12 @@ class Sessions:
 
         Raises TOKEN_INVALID, TOKEN_EXPIRED, SESSION_ENDED or USER_SUSPENDED.
         """
-        now = self._clock.now()
-        token = self._access_tokens.verify(access_token, now)
-        state = self._store.state(token.session_id)
-        if state is None or state.user_id != token.user_id:
-            raise PourtierError(
-                ErrorReason.ERROR_REASON_TOKEN_INVALID,
-                "the token's session does not exist",
-            )
-        # Before the session, which a suspension ends: signing in again is no remedy.
-        require_active(state.user_status)
-        cause = self._lifetimes.cause_of_end(state, state.roles, now)
-        if cause is not None:
-            raise session_ended(cause)
-        return SignedInUser(
-            user_id=state.user_id,
-            session_id=token.session_id,
-            wallet_address=state.wallet_address,
-            roles=state.roles,
-        )
+        return self._alive(access_token)[0]
 
     def introspect(self, access_token: str) -> IntrospectTokenResponse:
         """What is known of a token now (RFC 7662): nothing, where it is not active."""
         try:
-            user = self.authenticate(access_token)
-            token = self._access_tokens.verify(access_token, self._clock.now())
+            user, expire_time = self._alive(access_token)
         except PourtierError as error:
             if error.reason in INACTIVE:
                 return IntrospectTokenResponse(active=False)
@@ -161,7 +142,7 @@ class Sessions:
             wallet_address=user.wallet_address,
             roles=user.roles,
         )
-        answer.expire_time.FromDatetime(token.expire_time)
+        answer.expire_time.FromDatetime(expire_time)
         return answer
 
     def session_of(self, access_token: str) -> UUID:
@@ -219,6 +200,31 @@ class Sessions:
             ),
         )
         return len(ended)
+
+    def _alive(self, access_token: str) -> tuple[SignedInUser, datetime]:
+        """Whose access token it is, and until when it is good by itself."""
+        now = self._clock.now()
+        token = self._access_tokens.verify(access_token, now)
+        state = self._store.state(token.session_id)
+        if state is None or state.user_id != token.user_id:
+            raise PourtierError(
+                ErrorReason.ERROR_REASON_TOKEN_INVALID,
+                "the token's session does not exist",
+            )
+        # Before the session, which a suspension ends: signing in again is no remedy.
+        require_active(state.user_status)
+        cause = self._lifetimes.cause_of_end(state, state.roles, now)
+        if cause is not None:
+            raise session_ended(cause)
+        user = SignedInUser(
+            user_id=state.user_id,
+            session_id=token.session_id,
+            wallet_address=state.wallet_address,
+            roles=state.roles,
+        )
+        # The session may end before the token: its user has become an administrator.
+        ends = self._lifetimes.end_of(state, state.roles)
+        return user, min(token.expire_time, ends)
 
     def _make_room(
         self, tx: Transaction, user: User, now: datetime, client: Client
