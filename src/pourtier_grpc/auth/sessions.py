@@ -201,6 +201,17 @@ class Sessions:
         )
         return len(ended)
 
+    def end_over(
+        self, tx: Transaction, user: User, ids: Collection[UUID] | None = None
+    ) -> int:
+        """Ends those sessions of a user, or of theirs all, whose time is over now.
+
+        `tx` has locked the user. Answers how many it has ended.
+        """
+        over = self._lifetimes.cutoffs(self._clock.now())
+        wanted = SessionFilter(ids=ids, over_at=over)
+        return self.end_those(tx, user, wanted, EndCause.EXPIRED, None)
+
     def _alive(self, access_token: str) -> tuple[SignedInUser, datetime]:
         """Whose access token it is, and until when it is good by itself."""
         now = self._clock.now()

@@ -243,23 +243,22 @@ def end(
     return sorted(ended.scalars())
 
 
-def live_of(reader: Reader, user_id: UUID, page: Page | None = None) -> list[Session]:
-    """A user's sessions that nobody has ended, the newest first; all, or a page.
+def live_of(reader: Reader, user_id: UUID, page: Page) -> list[Session]:
+    """A page of a user's sessions that nobody has ended, the newest first.
 
-    Among them may be some whose time is over. Of a page there is one more than asked
-    for, where the list goes on.
+    Among them may be some whose time is over. There is one more than asked for, where
+    the list goes on.
     """
     order = (sessions.c.create_time.desc(), sessions.c.session_id.desc())
     query = (
         select(sessions)
         .where(sessions.c.user_id == user_id, sessions.c.end_time.is_(None))
         .order_by(*order)
+        .limit(page.size + 1)
     )
-    if page is not None:
-        query = query.limit(page.size + 1)
-        if page.after is not None:
-            place = tuple_(sessions.c.create_time, sessions.c.session_id)
-            query = query.where(place < (page.after.time, page.after.row_id))
+    if page.after is not None:
+        place = tuple_(sessions.c.create_time, sessions.c.session_id)
+        query = query.where(place < (page.after.time, page.after.row_id))
     return [_session(row) for row in reader.run(query)]
 
 
@@ -275,9 +274,17 @@ def beyond(reader: Reader, user_id: UUID, cutoffs: Cutoffs, keep: int) -> list[U
     return list(reader.run(query).scalars())
 
 
-def expired(reader: Reader, cutoffs: Cutoffs, limit: int) -> list[tuple[UUID, UUID]]:
-    """Sessions whose time is over and that nobody has ended: (user, session) ids."""
-    query = _expired(cutoffs, limit)
+def expired(
+    reader: Reader,
+    cutoffs: Cutoffs,
+    limit: int,
+    after: tuple[UUID, UUID] | None = None,
+) -> list[tuple[UUID, UUID]]:
+    """Sessions whose time is over and that nobody has ended: (user, session) ids.
+
+    They come in the order of their ids; with `after`, those that follow it.
+    """
+    query = _expired(cutoffs, limit, after)
     return [(row.user_id, row.session_id) for row in reader.run(query)]
 
 
@@ -300,11 +307,15 @@ def _over(cutoffs: Cutoffs) -> list[ColumnElement[bool]]:
     ]
 
 
-def _expired(cutoffs: Cutoffs, limit: int) -> CompoundSelect[Any]:
+def _expired(
+    cutoffs: Cutoffs, limit: int, after: tuple[UUID, UUID] | None = None
+) -> CompoundSelect[Any]:
     """Finds by one index each what is over by each rule: together none would serve."""
     live = select(sessions.c.user_id, sessions.c.session_id).where(
         sessions.c.end_time.is_(None)
     )
+    if after is not None:
+        live = live.where(tuple_(sessions.c.user_id, sessions.c.session_id) > after)
     found = union(*(live.where(over) for over in _over(cutoffs)))
     return found.order_by("user_id", "session_id").limit(limit)
 

@@ -212,6 +212,12 @@ def lock(tx: Transaction, user_id: UUID) -> User | None:
     return _one(tx, _LOCK.where(users.c.user_id == user_id))
 
 
+def lock_at_once(tx: Transaction, user_id: UUID) -> User | None:
+    """The account of that id, locked, or None: also where another has locked it."""
+    at_once = _SELECT.with_for_update(key_share=True, of=users, skip_locked=True)
+    return _one(tx, at_once.where(users.c.user_id == user_id))
+
+
 def lock_by_wallet(tx: Transaction, chain: str, address: str) -> User | None:
     """The account that a wallet signs in to, locked, or None."""
     return _one(tx, _LOCK.where(users.c.user_id == _owner(chain, address)))

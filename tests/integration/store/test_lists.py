@@ -250,14 +250,14 @@ class TestSessions:
             made, key=lambda each: (each.create_time, each.session_id), reverse=True
         )
         user_id = UUID(user.user_id)
-        assert sessions.live_of(tx, user_id) == order
+        assert sessions.live_of(tx, user_id, ALL) == order
         place = Place(order[1].create_time, order[1].session_id)
         page = sessions.live_of(tx, user_id, Page(size=1, after=place))
         assert page == order[2:]
         sessions.end(
             tx, user_id, SessionFilter(ids=[order[0].session_id]), EndCause.REVOKED, NOW
         )
-        assert sessions.live_of(tx, user_id) == order[1:]
+        assert sessions.live_of(tx, user_id, ALL) == order[1:]
 
     def test_what_is_over_by_any_rule_is_found_to_the_moment(
         self, tx: Transaction
@@ -292,7 +292,10 @@ class TestSessions:
         assert sorted(each for each in found if each[0] in mine) == sorted(
             (each.user_id, each.session_id) for each in over
         )
-        assert len(sessions.expired(tx, cutoffs, 2)) == 2
+        assert found == sorted(found)
+        first = sessions.expired(tx, cutoffs, 2)
+        assert first == found[:2]
+        assert sessions.expired(tx, cutoffs, 100, first[-1]) == found[2:]
         conditions = sessions.live_conditions(cutoffs)
         alive = select(sessions_table.c.session_id).where(*conditions)
         owned = sessions_table.c.user_id.in_(mine)
