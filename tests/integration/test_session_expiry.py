@@ -133,6 +133,25 @@ class TestClock:
             me(shared.api, tokens.access_token)
         assert caught[0].metadata == {"cause": "EXPIRED"}
 
+    def test_what_is_too_old_for_an_admin_ends_with_the_role_for_good(
+        self, shared: Service
+    ) -> None:
+        ann = person(shared)
+        user_id = UUID(ann.user_id)
+        move(shared, ADMIN - MOMENT)
+        young = shared.api.login(ann.wallet).tokens
+        old = shared.api.refresh(ann.tokens.refresh_token)
+        move(shared, MOMENT)
+        administration(shared).grant_role(user_id, ADMIN_ROLE, BY_COMMAND)
+        assert session_of(shared, ann)["end_cause"] == "EXPIRED"
+        (event,) = audited(shared, ann.user_id, "session.ended")
+        assert event["actor"] == "system"
+        administration(shared).revoke_role(user_id, ADMIN_ROLE, BY_COMMAND)
+        with refusal("SESSION_ENDED") as caught:
+            me(shared.api, old.access_token)
+        assert caught[0].metadata == {"cause": "EXPIRED"}
+        assert me(shared.api, young.access_token).user_id == ann.user_id
+
 
 class TestSweep:
     def test_what_is_over_is_ended_with_its_events(self, swept: Service) -> None:

@@ -79,12 +79,16 @@ class Administration:
         return self._set(user_id, changes, AuditAction.USER_KYC_LEVEL_SET, act)
 
     def grant_role(self, user_id: UUID, role: str, act: Act) -> User:
-        """Gives a role."""
+        """Gives a role. What is too old for an administrator's session ends with it.
+
+        Left to the sweep, it would live again where the role is taken before that.
+        """
         with self._database.transaction() as tx:
             self._admit(tx, act)
             user = found(user_rows.lock(tx, user_id), user_id)
             roles = sorted({*user.roles, role})
             user = self._set_roles(tx, user, roles, AuditAction.USER_ROLE_GRANTED, act)
+            self._sessions.end_over(tx, user)
             tx.commit()
         return user
 
