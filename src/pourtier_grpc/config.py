@@ -30,6 +30,8 @@ KNOWN_SECRETS = frozenset(
     {"secret", "changeme", "change-me", "your-secret-key", "your-secret-key-here"}
 )
 MIN_SECRET_BYTES = 32
+# `host:port`, or `[::1]:port`.
+ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s\[\]:/]+):[0-9]{1,5}", re.ASCII)
 # How YAML writes that there is no value.
 EMPTY = ("", "~", "null", "Null", "NULL")
 
@@ -149,6 +151,19 @@ class Settings(BaseSettings):
                 )
         return origins
 
+    @field_validator("grpc_listen")
+    @classmethod
+    def _check_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        for address in addresses:
+            # gRPC knows others, such as `unix:`; who comes by a socket passes for the
+            # edge, which is believed about its clients' addresses.
+            if not ADDRESS.fullmatch(address):
+                raise ValueError(
+                    f"{address!r} is not host:port (the edge's socket is "
+                    "GRPC_UNIX_SOCKET)"
+                )
+        return addresses
+
     @field_validator("env", mode="before")
     @classmethod
     def _spell_out_env(cls, value: object) -> object:
@@ -262,11 +277,13 @@ class Settings(BaseSettings):
                 for address in self.listen
                 if not is_loopback(address)
             ]
-            if not is_loopback(f"{self.metrics_host}:{self.pourtier_metrics_port}"):
-                sentences.append(
-                    f"METRICS_HOST={self.metrics_host} is plaintext off loopback: put "
-                    "it behind a closed network and say so with ALLOW_PLAINTEXT=true"
-                )
+        metrics = f"{self.metrics_host}:{self.pourtier_metrics_port}"
+        # No certificate of the listeners encrypts these.
+        if not self.allow_plaintext and not is_loopback(metrics):
+            sentences.append(
+                f"METRICS_HOST={self.metrics_host} is plaintext off loopback: put "
+                "it behind a closed network and say so with ALLOW_PLAINTEXT=true"
+            )
         if "*" in self.origins:
             sentences.append(
                 "ALLOWED_ORIGINS has a wildcard: any site could call, and none of its "
