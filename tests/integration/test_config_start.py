@@ -197,6 +197,15 @@ class TestRefusals:
             ({"database_url": f"mysql://u:{SECRET}@h"}, "DATABASE_URL is not a postgr"),
             ({"jwt_algorithm": "HS256"}, "JWT_ALGORITHM=HS256 needs JWT_SECRET_KEY"),
             ({"grpc_listen": "127.0.0.1:99999"}, "127.0.0.1:99999 cannot be listened"),
+            *(
+                ({"database_url": f"postgresql://{url}"}, "DATABASE_URL cannot be read")
+                for url in (
+                    f"u:{SECRET}@h:port/d",
+                    f"u:{SECRET}@h/d?nonsense=1",
+                    f"u:{SECRET}@h/d?port=x",
+                    f"u:{SECRET}@[::1/d",
+                )
+            ),
         ],
     )
     def test_a_setting_that_cannot_be_used_is_named(

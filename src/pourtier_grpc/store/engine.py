@@ -11,7 +11,9 @@ from typing import Any
 
 import psycopg
 from prometheus_client import CollectorRegistry
+from psycopg import conninfo
 from sqlalchemy import (
+    URL,
     Connection,
     CursorResult,
     Engine,
@@ -21,11 +23,13 @@ from sqlalchemy import (
     create_engine,
     exc,
     insert,
+    make_url,
     text,
 )
 from sqlalchemy.sql.expression import Executable
 
 from pourtier_grpc import deadline
+from pourtier_grpc.config import ConfigError
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.telemetry.metrics import OPERATIONS, QueryMetrics
 
@@ -112,6 +116,8 @@ class Database:
     Every wait ends with the deadline of the call that is being served: for a connection
     by a counter in front of the pool, for a statement by PostgreSQL's own timeout.
 
+    Raises ConfigError of a URL that cannot be read.
+
     Driver errors leave as PourtierError: DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED,
     CONFLICT, or INVALID_FIELD of a text with a NUL. Whatever else the driver raises is
     a defect of ours and passes through.
@@ -134,7 +140,7 @@ class Database:
         self._places = threading.BoundedSemaphore(self._size)
         milliseconds = int(statement_timeout_seconds * 1000)
         self.engine: Engine = create_engine(
-            url,
+            _read(url),
             pool_size=pool_size,
             max_overflow=pool_overflow,
             pool_pre_ping=True,
@@ -233,6 +239,25 @@ class _Count:
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self.value -= 1
+
+
+def _read(text: str) -> URL:
+    """A database's URL, if the driver understands it.
+
+    Raises ConfigError, which quotes nothing of it: where a password has characters of
+    its own that were not encoded, any part may be a part of it.
+    """
+    try:
+        url = make_url(text)
+        _, options = url.get_dialect()().create_connect_args(url)
+        options.pop("context", None)
+        conninfo.make_conninfo(**options)
+    except (ValueError, exc.ArgumentError, psycopg.ProgrammingError):
+        raise ConfigError(
+            "DATABASE_URL cannot be read: its port must be a number, its parameters "
+            "libpq's, and special characters of its password percent-encoded"
+        ) from None
+    return url
 
 
 def operation_of(statement: Executable) -> str:
