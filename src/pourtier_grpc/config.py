@@ -31,7 +31,8 @@ KNOWN_SECRETS = frozenset(
 )
 MIN_SECRET_BYTES = 32
 # `host:port`, or `[::1]:port`.
-ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s\[\]:/]+):[0-9]{1,5}", re.ASCII)
+ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s\[\]:/]+):([0-9]{1,5})", re.ASCII)
+MAX_PORT = 65535
 # How YAML writes that there is no value.
 EMPTY = ("", "~", "null", "Null", "NULL")
 
@@ -157,7 +158,9 @@ class Settings(BaseSettings):
         for address in addresses:
             # gRPC knows others, such as `unix:`; who comes by a socket passes for the
             # edge, which is believed about its clients' addresses.
-            if not ADDRESS.fullmatch(address):
+            found = ADDRESS.fullmatch(address)
+            # Of a larger port gRPC takes the remainder.
+            if not found or int(found[1]) > MAX_PORT:
                 raise ValueError(
                     f"{address!r} is not host:port (the edge's socket is "
                     "GRPC_UNIX_SOCKET)"

@@ -196,7 +196,7 @@ class TestRefusals:
             ({"database_url": None}, "DATABASE_URL is not set"),
             ({"database_url": f"mysql://u:{SECRET}@h"}, "DATABASE_URL is not a postgr"),
             ({"jwt_algorithm": "HS256"}, "JWT_ALGORITHM=HS256 needs JWT_SECRET_KEY"),
-            ({"grpc_listen": "127.0.0.1:99999"}, "127.0.0.1:99999 cannot be listened"),
+            ({"grpc_listen": "192.0.2.1:1"}, "192.0.2.1:1 cannot be listened on"),
             *(
                 ({"database_url": f"postgresql://{url}"}, "DATABASE_URL cannot be read")
                 for url in (
