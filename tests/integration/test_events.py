@@ -132,6 +132,33 @@ def test_every_change_is_in_the_audit_log(
     assert by_action["user.registered"]["session_id"] is None
 
 
+def test_a_change_has_one_time_wherever_it_is_told(
+    own: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, registered = own.registered()
+    bearer, user_id = registered.tokens.access_token, registered.user.user_id
+    now = own.clock.now
+
+    def ticking() -> datetime:
+        own.clock.move(milliseconds=1)
+        return now()
+
+    monkeypatch.setattr(own.clock, "now", ticking)
+    update(own, bearer, locale="de")
+    changed = own.sql.one("SELECT * FROM users WHERE user_id = %s", user_id)
+    query = "SELECT * FROM outbox WHERE event_type = 'user.updated'"
+    assert own.sql.one(query)["create_time"] == changed["update_time"]
+    query = "SELECT * FROM audit_events WHERE action = 'user.updated'"
+    assert own.sql.one(query)["event_time"] == changed["update_time"]
+    wallet, registered = own.registered()
+    for tokens in (registered.tokens, own.api.login(wallet).tokens):
+        began = "SELECT * FROM sessions WHERE session_id = %s"
+        session = own.sql.one(began, tokens.session_id)
+        query = "SELECT * FROM audit_events WHERE action = 'session.started'"
+        times = [row["event_time"] for row in own.sql.run(query)]
+        assert session["create_time"] in times
+
+
 def test_audit_events_are_canonical_and_repeat_their_columns(
     own: Service, story: tuple[DevWallet, pb.RegisterResponse]
 ) -> None:

@@ -209,9 +209,8 @@ class SignIn:
     ) -> Session:
         wallet = verified.chain, verified.address
         session = self._sessions.open(tx, user, wallet, client)
-        now = self._clock.now()
-        action = AuditAction.SESSION_STARTED
-        event = _event(action, user, now, client, session.session_id)
+        action, began = AuditAction.SESSION_STARTED, session.create_time
+        event = _event(action, user, began, client, session.session_id)
         self._audit.append(tx, event)
         return session
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.caller import Client, SignedInUser
@@ -74,7 +75,7 @@ class Profiles:
                 return user
             now = self._clock.now()
             changed = user_rows.change(tx, caller.user_id, changes, now)
-            self._record(tx, caller, changed, sorted(changes), client)
+            self._record(tx, caller, changed, sorted(changes), client, now)
             tx.commit()
         return changed
 
@@ -85,8 +86,8 @@ class Profiles:
         user: User,
         fields: list[str],
         client: Client,
+        now: datetime,
     ) -> None:
-        now = self._clock.now()
         updated = OutboxEvent(
             event_type=EventType.USER_UPDATED, fields={"changed_fields": fields}
         )
