@@ -14,8 +14,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pourtier_grpc.auth.api_keys import SCOPES
 from pourtier_grpc.cli import main
-from pourtier_grpc.cli.api_keys import SCOPES
 from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.store.keys import KeyUse

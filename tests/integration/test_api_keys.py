@@ -18,8 +18,7 @@ from structlog.testing import capture_logs
 
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1 import user_service_pb2 as user_pb
-from pourtier_grpc.auth.api_keys import ApiKeys
-from pourtier_grpc.cli.api_keys import SCOPES
+from pourtier_grpc.auth.api_keys import SCOPES, ApiKeys
 from pourtier_grpc.store.api_keys import ApiKeyRecord
 from support.api import Refused, refusal
 from support.callers import Person, person
@@ -87,6 +86,26 @@ class TestMaking:
     def test_scopes_are_kept_once_and_in_order(self, shared: Service) -> None:
         key = create(shared, "architect", "users.read", "auth.introspect", "users.read")
         assert record_of(shared, key).scopes == ("auth.introspect", "users.read")
+
+    @pytest.mark.parametrize(
+        ("name", "scope", "sentence"),
+        [
+            ("", "users.read", "lower-case word"),
+            ("Chevalier", "users.read", "lower-case word"),
+            ("a/b", "users.read", "lower-case word"),
+            ("chevalier\n", "users.read", "lower-case word"),
+            ("a" * 65, "users.read", "lower-case word"),
+            ("chevalier", "users.readall", "scopes are auth.introspect, users.kyc"),
+            ("chevalier", "", "scopes are"),
+        ],
+    )
+    def test_a_name_or_a_scope_that_is_none_is_refused(
+        self, shared: Service, name: str, scope: str, sentence: str
+    ) -> None:
+        before = shared.sql.counts()
+        with pytest.raises(ValueError, match=sentence):
+            create(shared, name, scope)
+        assert shared.sql.counts() == before
 
     def test_the_command_knows_every_scope_that_the_contract_asks_for(self) -> None:
         assert sorted(SCOPES) == sorted(scopes_of(contract_rpcs()))
@@ -190,7 +209,11 @@ class TestChecking:
 
     @pytest.mark.parametrize("scope", ["users.kyc", "auth.introspect", "users.readall"])
     def test_another_scope_opens_nothing(self, shared: Service, scope: str) -> None:
-        key = create(shared, "narrow", scope)
+        key = create(shared, "narrow", "users.kyc")
+        # One of them is of a later release.
+        shared.sql.run(
+            "UPDATE api_keys SET scopes = %s WHERE prefix = %s", [scope], prefix_of(key)
+        )
         with refusal("PERMISSION_DENIED", StatusCode.PERMISSION_DENIED):
             use(shared, key)
 

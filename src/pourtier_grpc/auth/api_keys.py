@@ -28,6 +28,9 @@ from pourtier_grpc.store.ids import new_id
 PREFIX_BYTES = 6
 SECRET_BYTES = 32
 _log = structlog.get_logger("pourtier.api_keys")
+# Every scope that a policy of the contract asks for; a test compares them.
+SCOPES = ("auth.introspect", "users.kyc", "users.read")
+NAME = re.compile(r"[a-z][a-z0-9-]{0,63}", re.ASCII)
 FORM = re.compile(r"ptk_([0-9a-f]{12})_([0-9a-f]{64})", re.ASCII)
 
 
@@ -105,8 +108,12 @@ class ApiKeys:
     ) -> str:
         """Makes a key, and answers it: this is the only time that it is seen.
 
-        With `overlap` the other live keys of that name expire after so long.
+        With `overlap` the other live keys of that name expire after so long. Raises
+        ValueError of a name that is none, and of a scope that nothing asks for.
         """
+        require_name(name)
+        if not set(scopes) <= set(SCOPES):
+            raise ValueError(f"scopes are {', '.join(SCOPES)}")
         now = self._clock.now()
         prefix, secret = (
             secrets.token_hex(PREFIX_BYTES),
@@ -146,6 +153,12 @@ class ApiKeys:
             self._audit.append(tx, _event(AuditAction.API_KEY_REVOKED, record, now))
             tx.commit()
         return True
+
+
+def require_name(name: str) -> None:
+    """Raises ValueError of what is no name of a service."""
+    if not NAME.fullmatch(name):
+        raise ValueError("is a lower-case word such as chevalier")
 
 
 def _event(action: AuditAction, record: ApiKeyRecord, now: datetime) -> AuditEvent:

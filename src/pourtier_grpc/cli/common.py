@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 from uuid import UUID
 
@@ -22,6 +22,8 @@ from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.telemetry.shared import Place, place_in
 from pourtier_grpc.wiring import Parts, build, open_database, require_migrated
+
+Row = Mapping[str, str | list[str] | None]
 
 
 class _Reason(click.ParamType[str]):
@@ -64,13 +66,19 @@ def parts() -> Iterator[Parts]:
             made.close()
 
 
-def print_rows(rows: Sequence[dict[str, str]], *, as_json: bool) -> None:
-    """Prints a list: a line a row, or JSON."""
+def print_rows(rows: Sequence[Row], *, as_json: bool) -> None:
+    """Prints a list: a line a row, or JSON, which has lists and null as they are."""
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
         for row in rows:
-            click.echo("  ".join(row.values()))
+            click.echo("  ".join(map(_column, row.values())))
+
+
+def _column(value: str | list[str] | None) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else ",".join(value)
 
 
 def settings() -> Settings:
