@@ -13,11 +13,9 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import insert
-
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.store import users
-from pourtier_grpc.store.engine import Transaction
+from pourtier_grpc.store.engine import Transaction, insert_all
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.tables import outbox
 
@@ -66,8 +64,7 @@ def record_change(
         _row(event, user_id, user.wallet_address, now, sequence)
         for sequence, event in enumerate(events, first)
     ]
-    if rows:
-        tx.run(insert(outbox).values(rows))
+    insert_all(tx, outbox, rows)
     return advance.version
 
 
