@@ -18,7 +18,8 @@ from pourtier_grpc.store.audit import AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.keys import KeyRecord, KeyState, KeyUse
 
-ROTATING = (KeyUse.ACCESS, KeyUse.HMAC)
+ROTATING = (KeyUse.ACCESS, KeyUse.HMAC, KeyUse.EVIDENCE)
+REVOCABLE = (KeyUse.ACCESS, KeyUse.HMAC)
 
 
 class KeyRotation:
@@ -54,15 +55,16 @@ class KeyRotation:
         """Makes a key good for nothing; False where there is none such.
 
         What it has signed is refused from then on. Where it was the active key, the
-        next one takes its place. The pseudonym key proves nothing, and cannot be
-        revoked. Raises ConfigError where the folder cannot hold another key.
+        next one takes its place. The pseudonym key proves nothing, evidence keys prove
+        what people hold in their hands: neither can be revoked. Raises ConfigError
+        where the folder cannot hold another key.
         """
         now = self._clock.now()
         generate_missing(self._database, self._folder, now)
         with self._database.transaction() as tx:
             keys.lock(tx)
             found = [each for each in keys.all_keys(tx) if each.key_id == key_id]
-            if not found or found[0].use not in ROTATING:
+            if not found or found[0].use not in REVOCABLE:
                 return False
             (record,) = found
             if record.state is KeyState.REVOKED:
@@ -87,7 +89,7 @@ class KeyRotation:
     def _add_next(self, tx: Transaction, use: KeyUse, now: datetime) -> None:
         known = {record.key_id for record in keys.all_keys(tx)}
         (key_id,) = adopt_or_make(self._folder, use, known)
-        keys.insert(tx, new_record(key_id, use, KeyState.NEXT, now))
+        keys.insert(tx, new_record(self._folder, key_id, use, KeyState.NEXT, now))
 
     def _record(
         self, tx: Transaction, action: str, details: dict[str, str], now: datetime

@@ -2,7 +2,7 @@
 
 Access keys sign tokens; HMAC keys sign what only this service checks, nonces and
 refresh tokens, under a label each; the pseudonym key turns wallets into what evidence
-keeps.
+keeps; evidence keys sign receipts and checkpoints, and never a token.
 """
 
 from __future__ import annotations
@@ -48,9 +48,20 @@ class AccessKey:
     verifying: Ed25519PublicKey | bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class EvidenceKey:
+    """A key for receipts and checkpoints."""
+
+    key_id: str
+    signing: Ed25519PrivateKey = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyLifetimes:
-    """How long a retired key still verifies: as long as what it signed may live."""
+    """How long a retired key still verifies: as long as what it signed may live.
+
+    What an evidence key has signed is verified by its public half alone, for ever.
+    """
 
     access: timedelta
     hmac: timedelta
@@ -61,8 +72,9 @@ class KeyLifetimes:
             return False
         if record.state is not KeyState.RETIRED or record.retire_time is None:
             return True
-        grace = self.access if record.use is KeyUse.ACCESS else self.hmac
-        return now < record.retire_time + grace
+        graces = {KeyUse.ACCESS: self.access, KeyUse.HMAC: self.hmac}
+        grace = graces.get(record.use)
+        return grace is not None and now < record.retire_time + grace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +85,7 @@ class _Snapshot:
     hmac: HmacKey
     hmac_keys: Mapping[bytes, HmacKey]
     pseudonym_key: HmacKey
+    evidence: EvidenceKey
 
 
 class Keyring:
@@ -125,6 +138,11 @@ class Keyring:
     def hmac_key(self, key_id: bytes) -> HmacKey | None:
         """The key of that id, if what it has signed is good; or None."""
         return self._keys.hmac_keys.get(key_id)
+
+    @property
+    def evidence(self) -> EvidenceKey:
+        """The key that signs receipts and checkpoints."""
+        return self._keys.evidence
 
     def pseudonym(self, wallet_address: str) -> str:
         """What evidence keeps of a wallet: the key's id, and an HMAC of the address."""
@@ -182,6 +200,7 @@ class Keyring:
             hmac=hmac_keys[bytes.fromhex(active[KeyUse.HMAC])],
             hmac_keys=hmac_keys,
             pseudonym_key=_hmac_key(active[KeyUse.PSEUDONYM], material),
+            evidence=_evidence_key(active[KeyUse.EVIDENCE], material),
         )
 
 
@@ -207,7 +226,7 @@ def generate_missing(
             known = {record.key_id for record in records}
             ids = adopt_or_make(folder, use, known, len(lacking)) if lacking else []
             for state, key_id in zip(lacking, ids, strict=True):
-                keys.insert(tx, new_record(key_id, use, state, now))
+                keys.insert(tx, new_record(folder, key_id, use, state, now))
         records = keys.all_keys(tx)
         tx.commit()
     return records
@@ -245,14 +264,22 @@ def adopt_or_make(
     return found + [key_files.make(folder, use) for _ in range(count - len(found))]
 
 
-def new_record(key_id: str, use: KeyUse, state: KeyState, now: datetime) -> KeyRecord:
-    """What the database is to know of a new key."""
+def new_record(
+    folder: Path, key_id: str, use: KeyUse, state: KeyState, now: datetime
+) -> KeyRecord:
+    """What the database is to know of a new key, whose file is in the folder."""
+    public_key = None
+    if use is KeyUse.EVIDENCE:
+        secret = key_files.read(folder, use, key_id)
+        private = Ed25519PrivateKey.from_private_bytes(secret)
+        public_key = private.public_key().public_bytes_raw()
     return KeyRecord(
         key_id=key_id,
         use=use,
-        algorithm="EdDSA" if use is KeyUse.ACCESS else "HS256",
+        algorithm="EdDSA" if use in key_files.ED25519 else "HS256",
         state=state,
         create_time=now,
+        public_key=public_key,
     )
 
 
@@ -274,6 +301,7 @@ def _without(keyring: _Snapshot, live: set[str]) -> _Snapshot:
             if key_id.hex() in live
         },
         pseudonym_key=keyring.pseudonym_key,
+        evidence=keyring.evidence,
     )
 
 
@@ -284,6 +312,10 @@ def _hmac_key(key_id: str, material: Mapping[str, bytes]) -> HmacKey:
 def _access_key(key_id: str, material: Mapping[str, bytes]) -> AccessKey:
     private = Ed25519PrivateKey.from_private_bytes(material[key_id])
     return AccessKey(key_id, "EdDSA", private, private.public_key())
+
+
+def _evidence_key(key_id: str, material: Mapping[str, bytes]) -> EvidenceKey:
+    return EvidenceKey(key_id, Ed25519PrivateKey.from_private_bytes(material[key_id]))
 
 
 def _shared_key(secret: str) -> AccessKey:
