@@ -16,28 +16,15 @@ from pourtier_grpc.cli.api_keys import api_key
 from pourtier_grpc.cli.common import (
     fail,
     metrics_place,
-    sentence_of,
     settings,
     stop_signal,
 )
 from pourtier_grpc.cli.keys import keys
 from pourtier_grpc.cli.users import user
 from pourtier_grpc.cli.wallet import wallet
-from pourtier_grpc.config import ConfigError
 from pourtier_grpc.devtools.dev import Stack, greeting, migrate_url, with_database
-from pourtier_grpc.devtools.process import DevServerError
-from pourtier_grpc.devtools.vectors import VectorFileError
-from pourtier_grpc.devtools.wallet import DevWalletError
-from pourtier_grpc.errors import PourtierError
+from pourtier_grpc.expected import ExpectedError
 from pourtier_grpc.server import Server
-
-EXPECTED = (
-    ConfigError,
-    DevServerError,
-    DevWalletError,
-    PourtierError,
-    VectorFileError,
-)
 
 
 class Cli(click.Group):
@@ -47,8 +34,8 @@ class Cli(click.Group):
         """Runs the command that was asked for."""
         try:
             return super().invoke(ctx)
-        except EXPECTED as error:
-            fail(sentence_of(error))
+        except ExpectedError as error:
+            fail(error.sentence)
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})

@@ -15,7 +15,6 @@ import click
 from pourtier_grpc import logs
 from pourtier_grpc.config import Settings, load
 from pourtier_grpc.devtools.dev import with_database
-from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.telemetry.shared import Place, place_in
 from pourtier_grpc.wiring import Parts, build, open_database, require_migrated
@@ -86,14 +85,6 @@ def stop_signal() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
     return told
-
-
-def sentence_of(error: Exception) -> str:
-    """What to say of something that could be expected to go wrong."""
-    unavailable = ErrorReason.ERROR_REASON_DATABASE_UNAVAILABLE
-    if isinstance(error, PourtierError) and error.reason == unavailable:
-        return "the database cannot be reached: does it run, is DATABASE_URL right?"
-    return str(error)
 
 
 def fail(sentence: str) -> NoReturn:
