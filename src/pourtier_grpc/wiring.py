@@ -22,12 +22,12 @@ from pourtier_grpc.auth.sign_in import SignIn
 from pourtier_grpc.clock import Clock, SystemClock
 from pourtier_grpc.compliance.audit_trail import AuditTrail
 from pourtier_grpc.config import ConfigError, Settings
-from pourtier_grpc.store import migrations
 from pourtier_grpc.store.api_keys import ApiKeyStore
 from pourtier_grpc.store.audit import AuditLog
 from pourtier_grpc.store.audit_reader import AuditReader
 from pourtier_grpc.store.clock import DatabaseClock
 from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.opening import open_database, require_migrated
 from pourtier_grpc.store.sessions import SessionStore
 from pourtier_grpc.store.users import UserStore
 from pourtier_grpc.telemetry.metrics import QueryMetrics
@@ -180,21 +180,6 @@ def refuse_unsafe(settings: Settings) -> None:
         raise ConfigError("; ".join(unsafe))
 
 
-def open_database(settings: Settings, queries: QueryMetrics | None = None) -> Database:
-    """The database of the settings. Raises ConfigError where there is none."""
-    url = settings.database_dsn()
-    if url is None:
-        raise ConfigError("DATABASE_URL is not set")
-    return Database(
-        url,
-        pool_size=settings.database_pool_size,
-        pool_overflow=settings.database_pool_overflow,
-        recycle_seconds=settings.database_pool_recycle_seconds,
-        statement_timeout_seconds=settings.database_statement_timeout_seconds,
-        queries=queries,
-    )
-
-
 def open_redis(settings: Settings) -> redis.Redis | None:
     """A client of Redis, or None where none is configured. Connects when it is used."""
     url = settings.redis_dsn()
@@ -224,16 +209,3 @@ def open_keyring(settings: Settings, database: Database, clock: Clock) -> Keyrin
         lifetimes=lifetimes,
         hs256_secret=shared,
     )
-
-
-def require_migrated(database: Database) -> None:
-    """Raises ConfigError where the database is older than this version needs.
-
-    A newer one is well: migrations keep the version before them working.
-    """
-    current = migrations.current(database)
-    if not migrations.reaches_head(current):
-        raise ConfigError(
-            f"the database is at revision {current or 'none'}, this version needs "
-            f"{migrations.head()}: run `pourtier migrate`"
-        )

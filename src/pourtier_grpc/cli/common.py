@@ -16,8 +16,9 @@ from pourtier_grpc import logs
 from pourtier_grpc.config import Settings, load
 from pourtier_grpc.devtools.dev import with_database
 from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.opening import open_database, require_migrated
 from pourtier_grpc.telemetry.shared import Place, place_in
-from pourtier_grpc.wiring import Parts, build, open_database, require_migrated
+from pourtier_grpc.wiring import Parts, build
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

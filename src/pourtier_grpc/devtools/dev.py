@@ -31,7 +31,7 @@ from pourtier_grpc.devtools.state import State, open_state
 from pourtier_grpc.listening import MAX_SOCKET_PATH
 from pourtier_grpc.server import descriptor_set
 from pourtier_grpc.store import migrations
-from pourtier_grpc.wiring import open_database
+from pourtier_grpc.store.opening import open_database
 
 WATCH_SECONDS = 0.5
 PORTS = {
