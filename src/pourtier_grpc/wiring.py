@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-
-import redis
+from typing import TYPE_CHECKING
 
 from pourtier_grpc.auth.access_tokens import AccessTokens
 from pourtier_grpc.auth.api_keys import ApiKeys
@@ -34,6 +33,10 @@ from pourtier_grpc.telemetry.metrics import QueryMetrics
 from pourtier_grpc.users.admin import Administration
 from pourtier_grpc.users.directory import Directory
 from pourtier_grpc.users.profile import Profiles
+
+if TYPE_CHECKING:
+    # Where none is configured, a start goes without its tenth of a second.
+    import redis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +188,8 @@ def open_redis(settings: Settings) -> redis.Redis | None:
     url = settings.redis_dsn()
     if url is None:
         return None
+    import redis  # noqa: PLC0415 - slow, and for those alone who have configured it
+
     timeout = settings.redis_timeout_seconds
     client: redis.Redis = redis.Redis.from_url(
         url, socket_timeout=timeout, socket_connect_timeout=timeout
