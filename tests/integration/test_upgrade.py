@@ -14,7 +14,7 @@ from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.config import ConfigError, load
-from pourtier_grpc.devtools.dev import migrate_url
+from pourtier_grpc.devtools.migrating import migrate_url
 from pourtier_grpc.store import migrations, revisions
 from pourtier_grpc.store.opening import open_database
 from support.api import Proof, refusal

@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import column, exc, inspect, table
 
 from pourtier_grpc.config import ConfigError, load
-from pourtier_grpc.devtools.dev import migrate_url
+from pourtier_grpc.devtools.migrating import migrate_url
 from pourtier_grpc.store import migrations, revisions
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.opening import open_database, require_migrated
