@@ -21,6 +21,7 @@ from pourtier_grpc.auth.sessions import Sessions
 from pourtier_grpc.auth.sign_in import SignIn
 from pourtier_grpc.clock import Clock, SystemClock
 from pourtier_grpc.compliance.audit_trail import AuditTrail
+from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.config import ConfigError, Settings
 from pourtier_grpc.store import migrations
 from pourtier_grpc.store.api_keys import ApiKeyStore
@@ -61,6 +62,7 @@ class Parts:
     api_keys: ApiKeys
     key_rotation: KeyRotation
     audit_trail: AuditTrail
+    screening: Screening
 
     def close(self) -> None:
         """Closes every connection."""
@@ -92,6 +94,9 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
     database_clock.measure()
     clock = clock or database_clock
     keyring = open_keyring(settings, database, clock)
+    screening = Screening(
+        addresses=settings.screened_wallets, file=settings.screened_wallets_file
+    )
     audit_log = AuditLog(keyring.pseudonym)
     users = UserStore(database)
     store = SessionStore(database)
@@ -170,6 +175,7 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
             database=database, folder=settings.keys, audit_log=audit_log, clock=clock
         ),
         audit_trail=AuditTrail(reader=AuditReader(database)),
+        screening=screening,
     )
 
 
