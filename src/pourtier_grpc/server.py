@@ -289,7 +289,12 @@ def servicers_of(
         directory=parts.directory,
         administration=parts.administration,
     )
-    compliance = ComplianceServicer(audit_trail=parts.audit_trail)
+    compliance = ComplianceServicer(
+        audit_trail=parts.audit_trail,
+        documents=parts.documents,
+        consent=parts.consent,
+        keyring=parts.keyring,
+    )
     status = StatusServicer(readiness=readiness, version=VERSION)
     return {
         auth_service_pb2.DESCRIPTOR.services_by_name["AuthService"]: auth,

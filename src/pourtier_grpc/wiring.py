@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import redis
 
+from pourtier.v1.user_pb2 import KycLevel
 from pourtier_grpc.auth.access_tokens import AccessTokens
 from pourtier_grpc.auth.api_keys import ApiKeys
 from pourtier_grpc.auth.authenticator import Authenticator
@@ -21,13 +22,18 @@ from pourtier_grpc.auth.sessions import Sessions
 from pourtier_grpc.auth.sign_in import SignIn
 from pourtier_grpc.clock import Clock, SystemClock
 from pourtier_grpc.compliance.audit_trail import AuditTrail
+from pourtier_grpc.compliance.consent import Consent
+from pourtier_grpc.compliance.documents import Documents
+from pourtier_grpc.compliance.receipts import Receipts
 from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.config import ConfigError, Settings
 from pourtier_grpc.store import migrations
+from pourtier_grpc.store.acceptances import AcceptanceStore
 from pourtier_grpc.store.api_keys import ApiKeyStore
 from pourtier_grpc.store.audit import AuditLog
 from pourtier_grpc.store.audit_reader import AuditReader
 from pourtier_grpc.store.clock import DatabaseClock
+from pourtier_grpc.store.documents import DocumentStore
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.sessions import SessionStore
 from pourtier_grpc.store.users import UserStore
@@ -62,6 +68,8 @@ class Parts:
     api_keys: ApiKeys
     key_rotation: KeyRotation
     audit_trail: AuditTrail
+    documents: Documents
+    consent: Consent
     screening: Screening
 
     def close(self) -> None:
@@ -125,6 +133,17 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         audit_log=audit_log,
         clock=clock,
     )
+    documents = DocumentStore(database)
+    consent = Consent(
+        database=database,
+        documents=documents,
+        acceptances=AcceptanceStore(database),
+        users=users,
+        receipts=Receipts(keyring),
+        audit_log=audit_log,
+        clock=clock,
+        required_kyc_level=KycLevel.KYC_LEVEL_NONE,
+    )
     return Parts(
         database=database,
         database_clock=database_clock,
@@ -157,6 +176,7 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
             audit_log=audit_log,
             keyring=keyring,
             sessions=sessions,
+            consent=consent,
             policy=SignInPolicy(
                 origins=settings.origins, chain_ids={"solana": settings.solana_network}
             ),
@@ -175,6 +195,10 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
             database=database, folder=settings.keys, audit_log=audit_log, clock=clock
         ),
         audit_trail=AuditTrail(reader=AuditReader(database)),
+        documents=Documents(
+            database=database, store=documents, audit_log=audit_log, clock=clock
+        ),
+        consent=consent,
         screening=screening,
     )
 

@@ -17,10 +17,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PrivateKey,
-    Ed25519PublicKey,
-)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pourtier_grpc.config import ConfigError
 from pourtier_grpc.store.keys import KeyUse
@@ -51,7 +48,7 @@ def make(folder: Path, use: KeyUse) -> str:
     """
     if use in ED25519:
         private = Ed25519PrivateKey.generate()
-        public = okp(private.public_key())
+        public = okp(private.public_key().public_bytes_raw())
         jwk = {**public, "d": encode(private.private_bytes_raw())}
         key_id = thumbprint(public)
     else:
@@ -86,7 +83,7 @@ def read(folder: Path, use: KeyUse, key_id: str) -> bytes:
         raise ConfigError(f"{path} is damaged: its key is not of {KEY_BYTES} bytes")
     if use in ED25519:
         public = Ed25519PrivateKey.from_private_bytes(secret).public_key()
-        if thumbprint(okp(public)) != key_id:
+        if thumbprint(okp(public.public_bytes_raw())) != key_id:
             raise ConfigError(f"{path} holds another key than its name says")
     return secret
 
@@ -97,9 +94,9 @@ def thumbprint(jwk: Mapping[str, str]) -> str:
     return encode(hashlib.sha256(canonical.encode()).digest())
 
 
-def okp(public: Ed25519PublicKey) -> dict[str, str]:
+def okp(public: bytes) -> dict[str, str]:
     """The required members of an Ed25519 public key (RFC 8037)."""
-    return {"crv": "Ed25519", "kty": "OKP", "x": encode(public.public_bytes_raw())}
+    return {"crv": "Ed25519", "kty": "OKP", "x": encode(public)}
 
 
 def encode(value: bytes) -> str:

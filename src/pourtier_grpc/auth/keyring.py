@@ -144,6 +144,16 @@ class Keyring:
         """The key that signs receipts and checkpoints."""
         return self._keys.evidence
 
+    def evidence_jwks(self) -> list[dict[str, str]]:
+        """Every evidence key that there ever was, the newest first (RFC 8037)."""
+        with self._database.read() as read:
+            records = keys.all_keys(read)
+        return [
+            _jwk(record.key_id, record.algorithm, record.public_key)
+            for record in records
+            if record.public_key is not None
+        ]
+
     def pseudonym(self, wallet_address: str) -> str:
         """What evidence keeps of a wallet: the key's id, and an HMAC of the address."""
         key = self._keys.pseudonym_key
@@ -242,8 +252,12 @@ def public_jwk(key: AccessKey) -> dict[str, str] | None:
     """The public half as a JSON Web Key (RFC 8037), or None for a shared secret."""
     if isinstance(key.verifying, bytes):
         return None
-    public = key_files.okp(key.verifying)
-    return {**public, "kid": key.key_id, "alg": key.algorithm, "use": "sig"}
+    return _jwk(key.key_id, key.algorithm, key.verifying.public_bytes_raw())
+
+
+def _jwk(key_id: str, algorithm: str, public_key: bytes) -> dict[str, str]:
+    public = key_files.okp(public_key)
+    return {**public, "kid": key_id, "alg": algorithm, "use": "sig"}
 
 
 def adopt_or_make(

@@ -38,7 +38,11 @@ class EvidenceError(Exception):
 
 def sign(key: EvidenceKey, kind: Kind, body: Mapping[str, Any]) -> bytes:
     """A signed statement. `body` holds what RFC 8785 can write."""
-    statement = {"body": dict(body), "kid": key.key_id, "kind": kind.value}
+    statement: dict[str, Any] = {
+        "body": dict(body),
+        "kid": key.key_id,
+        "kind": kind.value,
+    }
     signature = key.signing.sign(PREFIX + rfc8785.dumps(statement))
     return rfc8785.dumps({**statement, "signature": key_files.encode(signature)})
 
