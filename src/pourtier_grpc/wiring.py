@@ -24,6 +24,7 @@ from pourtier_grpc.compliance.audit_trail import AuditTrail
 from pourtier_grpc.compliance.consent import Consent
 from pourtier_grpc.compliance.documents import Documents
 from pourtier_grpc.compliance.receipts import Receipts
+from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.config import ConfigError, Settings
 from pourtier_grpc.store.acceptances import AcceptanceStore
 from pourtier_grpc.store.api_keys import ApiKeyStore
@@ -72,6 +73,7 @@ class Parts:
     audit_trail: AuditTrail
     documents: Documents
     consent: Consent
+    screening: Screening
 
     def close(self) -> None:
         """Closes every connection."""
@@ -103,6 +105,9 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
     database_clock.measure()
     clock = clock or database_clock
     keyring = open_keyring(settings, database, clock)
+    screening = Screening(
+        addresses=settings.screened_wallets, file=settings.screened_wallets_file
+    )
     audit_log = AuditLog(keyring.pseudonym)
     users = UserStore(database)
     store = SessionStore(database)
@@ -197,6 +202,7 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
             database=database, store=documents, audit_log=audit_log, clock=clock
         ),
         consent=consent,
+        screening=screening,
     )
 
 
