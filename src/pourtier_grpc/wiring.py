@@ -145,7 +145,9 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         receipts=Receipts(keyring),
         audit_log=audit_log,
         clock=clock,
-        required_kyc_level=KycLevel.KYC_LEVEL_NONE,
+        required_kyc_level=KycLevel.Value(
+            f"KYC_LEVEL_{settings.required_kyc_level.upper()}"
+        ),
     )
     return Parts(
         database=database,
@@ -180,6 +182,7 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
             keyring=keyring,
             sessions=sessions,
             consent=consent,
+            screening=screening,
             policy=SignInPolicy(
                 origins=settings.origins, chain_ids={"solana": settings.solana_network}
             ),
