@@ -23,6 +23,7 @@ from pourtier_grpc.auth.sign_in import SignIn
 from pourtier_grpc.clock import Clock, SystemClock
 from pourtier_grpc.compliance.audit_trail import AuditTrail
 from pourtier_grpc.compliance.consent import Consent
+from pourtier_grpc.compliance.deployments import Deployments
 from pourtier_grpc.compliance.documents import Documents
 from pourtier_grpc.compliance.receipts import Receipts
 from pourtier_grpc.compliance.screening import Screening
@@ -33,6 +34,7 @@ from pourtier_grpc.store.api_keys import ApiKeyStore
 from pourtier_grpc.store.audit import AuditLog
 from pourtier_grpc.store.audit_reader import AuditReader
 from pourtier_grpc.store.clock import DatabaseClock
+from pourtier_grpc.store.deployment_facts import DeploymentFactStore
 from pourtier_grpc.store.documents import DocumentStore
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.sessions import SessionStore
@@ -71,6 +73,7 @@ class Parts:
     documents: Documents
     consent: Consent
     screening: Screening
+    deployments: Deployments
 
     def close(self) -> None:
         """Closes every connection."""
@@ -105,6 +108,10 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
     screening = Screening(
         addresses=settings.screened_wallets, file=settings.screened_wallets_file
     )
+    required_kyc_level = KycLevel.Value(
+        f"KYC_LEVEL_{settings.required_kyc_level.upper()}"
+    )
+    deployment_facts = DeploymentFactStore(database)
     audit_log = AuditLog(keyring.pseudonym)
     users = UserStore(database)
     store = SessionStore(database)
@@ -142,7 +149,7 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         receipts=Receipts(keyring),
         audit_log=audit_log,
         clock=clock,
-        required_kyc_level=KycLevel.KYC_LEVEL_NONE,
+        required_kyc_level=required_kyc_level,
     )
     return Parts(
         database=database,
@@ -200,6 +207,13 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         ),
         consent=consent,
         screening=screening,
+        deployments=Deployments(
+            present=deployment_facts,
+            quick=deployment_facts,
+            screening=screening,
+            required_kyc_level=required_kyc_level,
+            clock=clock,
+        ),
     )
 
 
