@@ -295,6 +295,7 @@ def servicers_of(
         audit_trail=parts.audit_trail,
         documents=parts.documents,
         consent=parts.consent,
+        deployments=parts.deployments,
         keyring=parts.keyring,
     )
     status = StatusServicer(readiness=readiness, version=VERSION)

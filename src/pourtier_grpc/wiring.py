@@ -22,6 +22,7 @@ from pourtier_grpc.auth.sign_in import SignIn
 from pourtier_grpc.clock import Clock, SystemClock
 from pourtier_grpc.compliance.audit_trail import AuditTrail
 from pourtier_grpc.compliance.consent import Consent
+from pourtier_grpc.compliance.deployments import Deployments
 from pourtier_grpc.compliance.documents import Documents
 from pourtier_grpc.compliance.receipts import Receipts
 from pourtier_grpc.compliance.screening import Screening
@@ -31,6 +32,7 @@ from pourtier_grpc.store.api_keys import ApiKeyStore
 from pourtier_grpc.store.audit import AuditLog
 from pourtier_grpc.store.audit_reader import AuditReader
 from pourtier_grpc.store.clock import DatabaseClock
+from pourtier_grpc.store.deployment_facts import DeploymentFactStore
 from pourtier_grpc.store.documents import DocumentStore
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.opening import open_database, require_migrated
@@ -74,6 +76,7 @@ class Parts:
     documents: Documents
     consent: Consent
     screening: Screening
+    deployments: Deployments
 
     def close(self) -> None:
         """Closes every connection."""
@@ -108,6 +111,10 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
     screening = Screening(
         addresses=settings.screened_wallets, file=settings.screened_wallets_file
     )
+    required_kyc_level = KycLevel.Value(
+        f"KYC_LEVEL_{settings.required_kyc_level.upper()}"
+    )
+    deployment_facts = DeploymentFactStore(database)
     audit_log = AuditLog(keyring.pseudonym)
     users = UserStore(database)
     store = SessionStore(database)
@@ -145,9 +152,7 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         receipts=Receipts(keyring),
         audit_log=audit_log,
         clock=clock,
-        required_kyc_level=KycLevel.Value(
-            f"KYC_LEVEL_{settings.required_kyc_level.upper()}"
-        ),
+        required_kyc_level=required_kyc_level,
     )
     return Parts(
         database=database,
@@ -206,6 +211,13 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         ),
         consent=consent,
         screening=screening,
+        deployments=Deployments(
+            present=deployment_facts,
+            quick=deployment_facts,
+            screening=screening,
+            required_kyc_level=required_kyc_level,
+            clock=clock,
+        ),
     )
 
 

@@ -165,6 +165,12 @@ NAMED = {
         not_found="SESSION_NOT_FOUND",
         hides=True,
     ),
+    "ValidateDeploymentRequest.user_id": Named(
+        of=lambda person: person.user_id,
+        unknown=lambda: str(uuid4()),
+        # That there is no such user is an answer, too.
+        not_found=OK,
+    ),
     "GetUserByWalletRequest.wallet_address": Named(
         of=lambda person: person.wallet_address,
         unknown=lambda: DevWallet.generate().address,

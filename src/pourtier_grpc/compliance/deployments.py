@@ -12,9 +12,9 @@ from functools import lru_cache
 
 from pourtier.v1 import compliance_service_pb2 as pb
 from pourtier.v1.denial_pb2 import Consistency, Denial, Remedy
-from pourtier.v1.document_pb2 import DocumentType
 from pourtier.v1.user_pb2 import KycLevel, UserStatus
 from pourtier_grpc.clock import Clock
+from pourtier_grpc.compliance.documents import type_name
 from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.errors import ErrorReason
 from pourtier_grpc.store.deployment_facts import DeploymentReader, UserFacts, Version
@@ -127,12 +127,10 @@ def _unknown(user_id: str) -> Denial:
 
 @lru_cache(maxsize=64)
 def _consent_required(missing: frozenset[Version]) -> Denial:
-    types = (DocumentType.ValueType(kind) for kind, _ in sorted(missing))
-    names = [DocumentType.Name(each) for each in types]
     return _denial(
         ErrorReason.ERROR_REASON_CONSENT_REQUIRED,
         Remedy.REMEDY_ACCEPT_DOCUMENTS,
-        missing=",".join(name.removeprefix("DOCUMENT_TYPE_") for name in names),
+        missing=",".join(type_name(kind) for kind, _ in sorted(missing)),
     )
 
 

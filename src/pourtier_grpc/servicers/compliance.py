@@ -11,12 +11,13 @@ from pourtier_grpc.auth.keyring import Keyring
 from pourtier_grpc.call import Call
 from pourtier_grpc.compliance.audit_trail import AuditTrail
 from pourtier_grpc.compliance.consent import Consent
+from pourtier_grpc.compliance.deployments import Deployments
 from pourtier_grpc.compliance.documents import Documents, Draft
 from pourtier_grpc.times import optional_moment
 
 
 class ComplianceServicer:
-    """Legal texts, who has agreed to them, and what can be shown to have happened."""
+    """Legal texts, who has agreed to them, who may deploy, and what has happened."""
 
     def __init__(
         self,
@@ -24,11 +25,13 @@ class ComplianceServicer:
         audit_trail: AuditTrail,
         documents: Documents,
         consent: Consent,
+        deployments: Deployments,
         keyring: Keyring,
     ) -> None:
         self._audit_trail = audit_trail
         self._documents = documents
         self._consent = consent
+        self._deployments = deployments
         self._keyring = keyring
 
     def ListDocuments(
@@ -83,9 +86,11 @@ class ComplianceServicer:
     def ValidateDeployment(
         self, request: pb.ValidateDeploymentRequest, call: Call
     ) -> pb.ValidateDeploymentResponse:
-        raise NotImplementedError
+        (only,) = self._deployments.validate([request.user_id], request.consistency)
+        return pb.ValidateDeploymentResponse(allowed=only.allowed, denials=only.denials)
 
     def BatchValidateDeployments(
         self, request: pb.BatchValidateDeploymentsRequest, call: Call
     ) -> pb.BatchValidateDeploymentsResponse:
-        raise NotImplementedError
+        results = self._deployments.validate(request.user_ids, request.consistency)
+        return pb.BatchValidateDeploymentsResponse(results=results)

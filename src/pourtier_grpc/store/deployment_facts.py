@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import NullType
 
+from pourtier.v1.document_pb2 import DocumentType
 from pourtier.v1.user_pb2 import KycLevel, UserStatus
 from pourtier_grpc.store.engine import Database, Reader
 from pourtier_grpc.store.tables import (
@@ -31,7 +32,7 @@ from pourtier_grpc.store.tables import (
 )
 
 # A type of text and the major number of its version.
-Version = tuple[int, int]
+Version = tuple[DocumentType.ValueType, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +85,12 @@ class DeploymentFactStore:
 
 
 def _required(reader: Reader, now: datetime) -> frozenset[Version]:
-    rows = reader.run(_REQUIRED, {"now": now}).tuples()
+    rows: Iterable[Any] = reader.run(_REQUIRED, {"now": now})
     return frozenset((kind, major) for kind, major in rows)
 
 
 def _users(reader: Reader, user_ids: Sequence[str]) -> dict[str, UserFacts]:
-    rows = reader.run(_USERS, {"ids": list(user_ids)}).tuples()
+    rows: Iterable[Any] = reader.run(_USERS, {"ids": list(user_ids)})
     return {
         user_id: UserFacts(
             status=status,
@@ -105,7 +106,9 @@ def _users(reader: Reader, user_ids: Sequence[str]) -> dict[str, UserFacts]:
 def _versions(text: str) -> frozenset[Version]:
     """Versions as SQL has written them; most people have accepted the same."""
     pairs = (version.split(".") for version in text.split())
-    return frozenset((int(kind), int(major)) for kind, major in pairs)
+    return frozenset(
+        (DocumentType.ValueType(int(kind)), int(major)) for kind, major in pairs
+    )
 
 
 def _addresses_of_user() -> Any:
