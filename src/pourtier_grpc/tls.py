@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 import pourtier_grpc
+from pourtier_grpc import ownership
 from pourtier_grpc.clock import Clock, SystemClock
 from pourtier_grpc.config import ConfigError, Settings
 
@@ -201,12 +202,9 @@ def _read(setting: str, path: Path, *, private: bool = False) -> bytes:
             raise ConfigError(f"{name} is not a file")
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            if private and status.st_mode & 0o077:
-                raise ConfigError(
-                    f"{name} can be read by others: its mode must be 0600"
-                )
-            if private and status.st_uid not in {0, os.geteuid()}:
-                raise ConfigError(f"{name} is not a file of the service's own user")
+            fault = ownership.fault_of_secret(status) if private else None
+            if fault is not None:
+                raise ConfigError(f"{name} {fault}")
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{name} cannot be read: {error.strerror}") from None
