@@ -1,8 +1,8 @@
 """TLS of the native listeners: which files it takes, and how they are replaced.
 
-The files are read again every second, whole, so that it does not matter how they were
-replaced: in place, by renaming, or through a link. What cannot be used is never taken:
-the server goes on with what it had, and says so.
+The listeners' files are read again every second, whole, so that it does not matter how
+they were replaced: in place, by renaming, or through a link. What cannot be used is
+never taken: the server goes on with what it had, and says so. A client's are read once.
 """
 
 from __future__ import annotations
@@ -179,6 +179,25 @@ def certificates_of(settings: Settings) -> Certificates | None:
             "before pourtier_grpc",
         )
     return made
+
+
+def client_credentials(
+    ca: Path, cert: Path | None = None, key: Path | None = None
+) -> grpc.ChannelCredentials:
+    """What a client trusts, and what it shows of itself, for the options of a command.
+
+    Raises ConfigError, with a sentence that names option and file, where a file cannot
+    be read or used.
+    """
+    authority = _read("--ca", ca)
+    _certificates(f"--ca={ca}", authority)
+    if cert is None or key is None:
+        return grpc.ssl_channel_credentials(authority)
+    shown, secret = _read("--cert", cert), _read("--key", key, private=True)
+    chain = _certificates(f"--cert={cert}", shown)
+    if not _belongs(_private_key(f"--key={key}", secret), chain[0]):
+        raise ConfigError(f"--key={key} is not the key of --cert={cert}")
+    return grpc.ssl_channel_credentials(authority, secret, shown)
 
 
 def only_tls_1_3() -> bool:
