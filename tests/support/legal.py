@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -42,6 +43,12 @@ def publish(
 def publish_all(service: Service, **fields: Any) -> list[Document]:
     """A text of each kind."""
     return [publish(service, kind, **fields) for kind in TYPES]
+
+
+def withdraw(service: Service, document: Document, reason: str = "a slip") -> bool:
+    """Takes a text back, by command; False where it was taken back already."""
+    document_id = UUID(document.document_id)
+    return service.server._parts.documents.withdraw(document_id, reason, OPERATOR)
 
 
 def ids(*documents: Document) -> list[str]:
