@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
+import grpc
 import pytest
 from grpc import StatusCode
 from sqlalchemy import event
@@ -210,7 +211,7 @@ def test_what_a_batch_costs(
     ids = [id_of(number) for number in range(1, MANY + 1)]
     request = pb.BatchValidateDeploymentsRequest(user_ids=ids).SerializeToString()
     # Bytes in, bytes out: what a client makes of messages is not counted.
-    call = crowd.api.channel.unary_unary(
+    call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = crowd.api.channel.unary_unary(
         "/pourtier.v1.ComplianceService/BatchValidateDeployments"
     )
     processor, clock = [], []
