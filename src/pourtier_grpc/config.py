@@ -24,6 +24,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from pourtier_grpc.expected import ExpectedError
+
 CONFIG_VARIABLE = "POURTIER_CONFIG"
 # Secrets that stand in examples and old defaults, and so in attackers' lists.
 KNOWN_SECRETS = frozenset(
@@ -34,7 +36,7 @@ MIN_SECRET_BYTES = 32
 EMPTY = ("", "~", "null", "Null", "NULL")
 
 
-class ConfigError(Exception):
+class ConfigError(ExpectedError):
     """The configuration cannot be used; the text says which setting, and why."""
 
 

@@ -270,7 +270,9 @@ def open_tracing(settings: Settings) -> Tracing | None:
     endpoint = settings.otel_exporter_otlp_endpoint
     if endpoint is None:
         return None
-    return Tracing(endpoint=endpoint, ratio=settings.traced, version=VERSION)
+    from pourtier_grpc.telemetry import otlp  # noqa: PLC0415 - slow, and seldom needed
+
+    return otlp.OtlpTracing(endpoint=endpoint, ratio=settings.traced, version=VERSION)
 
 
 def servicers_of(

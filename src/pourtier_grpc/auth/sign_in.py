@@ -35,6 +35,7 @@ from pourtier_grpc.auth.wallets import (
 from pourtier_grpc.caller import Client, actor_of_user
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.compliance.consent import Consent
+from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import nonces, outbox, refused_proofs
 from pourtier_grpc.store import users as user_rows
@@ -86,6 +87,7 @@ class SignIn:
         keyring: Keyring,
         sessions: Sessions,
         consent: Consent,
+        screening: Screening,
         policy: SignInPolicy,
         clock: Clock,
         challenge_lifetime: timedelta,
@@ -96,6 +98,7 @@ class SignIn:
         self._keyring = keyring
         self._sessions = sessions
         self._consent = consent
+        self._screening = screening
         self._policy = policy
         self._clock = clock
         self._challenge_lifetime = challenge_lifetime
@@ -158,11 +161,13 @@ class SignIn:
     ) -> tuple[User, Tokens]:
         """Opens an account for a wallet and a session in it, with consent to all texts.
 
-        Raises the errors of a proof, WALLET_ALREADY_REGISTERED, or those of
-        `Consent.accept_all_required`.
+        Raises the errors of a proof, WALLET_SCREENED, WALLET_ALREADY_REGISTERED, or
+        those of `Consent.accept_all_required`.
         """
         with self._counted(proof, client):
             verified, raw_nonce, expire_time = self._check(proof)
+        # Only a wallet's owner learns that it is not served.
+        self._screening.refuse(verified.address)
         now = self._clock.now()
         new = NewUser(
             user_id=new_id(now),

@@ -26,7 +26,7 @@ from pourtier_grpc.store import outbox, pages
 from pourtier_grpc.store import users as user_rows
 from pourtier_grpc.store.acceptances import AcceptanceStore
 from pourtier_grpc.store.audit import AuditEvent, AuditLog
-from pourtier_grpc.store.documents import DocumentStore, major_of
+from pourtier_grpc.store.documents import Current, DocumentStore, major_of
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
 from pourtier_grpc.store.pages import Place
@@ -35,6 +35,9 @@ from pourtier_grpc.times import moment
 from pourtier_grpc.users.directory import found
 
 MAX_PAGE = 100
+IN_FORCE = DocumentStatus.DOCUMENT_STATUS_IN_FORCE
+ANNOUNCED = DocumentStatus.DOCUMENT_STATUS_ANNOUNCED
+WITHDRAWN = DocumentStatus.DOCUMENT_STATUS_WITHDRAWN
 
 # A type of text and the major number of its version.
 Version = tuple[DocumentType.ValueType, int]
@@ -109,18 +112,24 @@ class Consent:
     def compliance(self, caller: SignedInUser) -> pb.GetComplianceResponse:
         """How the caller stands."""
         user = found(self._users.find(caller.user_id), caller.user_id)
-        documents = self._documents.current(self._clock.now())
+        current = self._documents.current(self._clock.now())
         accepted = self._acceptances.accepted(caller.user_id)
-        needed = [
-            _needed(version, texts)
-            for version, texts in _by_version(documents)
+        open_ones = {
+            version: texts
+            for version, texts in _by_version(current)
             if version not in accepted
-        ]
-        required = required_versions(documents)
+        }
+        required = required_versions(current)
         missing = [
-            each for each in needed if (each.type, each.major_version) in required
+            _needed(version, texts, IN_FORCE)
+            for version, texts in open_ones.items()
+            if version in required
         ]
-        announced = [each for each in needed if _is_ahead(each, required)]
+        announced = [
+            _needed(version, texts, ANNOUNCED)
+            for version, texts in open_ones.items()
+            if _is_ahead(version, required)
+        ]
         return pb.GetComplianceResponse(
             compliant=not missing and user.kyc_level >= self._required_kyc_level,
             missing=missing,
@@ -198,13 +207,13 @@ class Consent:
         )
 
 
-def required_versions(documents: Collection[Document]) -> set[Version]:
+def required_versions(texts: Collection[Current]) -> set[Version]:
     """What must have been accepted, given the texts in force and announced."""
     highest: dict[DocumentType.ValueType, int] = {}
-    for document in documents:
-        if document.status == DocumentStatus.DOCUMENT_STATUS_IN_FORCE:
-            major = max(major_of(document), highest.get(document.type, 0))
-            highest[document.type] = major
+    for text in texts:
+        if text.document.status == IN_FORCE:
+            kind, major = _version(text.document)
+            highest[kind] = max(major, highest.get(kind, 0))
     return set(highest.items())
 
 
@@ -217,37 +226,37 @@ def _version(document: Document) -> Version:
     return document.type, major_of(document)
 
 
-def _by_version(documents: Sequence[Document]) -> list[tuple[Version, list[Document]]]:
+def _by_version(texts: Sequence[Current]) -> list[tuple[Version, list[Current]]]:
     """Texts by type and major version, in whose order they are."""
-    return [(version, list(texts)) for version, texts in groupby(documents, _version)]
+    grouped = groupby(texts, lambda text: _version(text.document))
+    return [(version, list(group)) for version, group in grouped]
 
 
-def _needed(version: Version, texts: list[Document]) -> pb.ConsentNeeded:
+def _needed(
+    version: Version, texts: Sequence[Current], status: DocumentStatus.ValueType
+) -> pb.ConsentNeeded:
+    """What is to be accepted: in each language the newest text of that status."""
     newest: dict[str, Document] = {}
     for text in texts:
-        newest.setdefault(text.locale.lower(), text)
+        if text.document.status == status:
+            newest.setdefault(text.document.locale.lower(), text.document)
     needed = pb.ConsentNeeded(
         type=version[0], major_version=version[1], documents=newest.values()
     )
-    first = min((text.effective_time for text in texts), key=moment)
-    needed.effective_time.CopyFrom(first)
+    needed.effective_time.FromDatetime(texts[0].since)
     return needed
 
 
-def _is_of(needed: pb.ConsentNeeded, required: set[Version]) -> bool:
-    return (needed.type, needed.major_version) in required
-
-
-def _is_ahead(needed: pb.ConsentNeeded, required: set[Version]) -> bool:
+def _is_ahead(version: Version, required: set[Version]) -> bool:
     """Whether a version is announced that asks everybody again."""
-    present = dict(required).get(needed.type, 0)
-    return needed.major_version > present
+    document_type, major = version
+    return major > dict(required).get(document_type, 0)
 
 
 def _acceptable(document: Document | None, document_id: UUID) -> Document:
     if document is None:
         raise not_found(document_id)
-    if document.status == DocumentStatus.DOCUMENT_STATUS_WITHDRAWN:
+    if document.status == WITHDRAWN:
         raise PourtierError(
             ErrorReason.ERROR_REASON_DOCUMENT_WITHDRAWN,
             "the document {document_id} was withdrawn",

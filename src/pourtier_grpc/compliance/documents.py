@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -20,9 +21,13 @@ from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
 from pourtier_grpc.store.pages import Place
-from pourtier_grpc.times import moment
+from pourtier_grpc.times import moment, optional_moment
 
 MAX_PAGE = 100
+# A heading of Markdown (CommonMark's ATX headings), without its marks.
+HEADING = re.compile(
+    r"^\ufeff? {0,3}#{1,6}[ \t]+(.*?\S)[ \t]*#*[ \t\r]*$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +139,26 @@ class Documents:
             action=action, actor=actor, time=now, client=client, details=details
         )
         self._audit.append(tx, event)
+
+
+def draft_of(request: pb.PublishDocumentRequest) -> Draft:
+    """A request to publish that keeps its rules. Raises INVALID_FIELD for its time."""
+    return Draft(
+        type=request.type,
+        version=request.version,
+        locale=request.locale,
+        title=request.title,
+        content=request.content.encode(),
+        effective_time=optional_moment(request, "effective_time"),
+    )
+
+
+def title_of(content: str, document_type: DocumentType.ValueType) -> str:
+    """The title that a text has by itself: its first Markdown heading, or its kind."""
+    heading = HEADING.search(content)
+    if heading is not None:
+        return heading[1]
+    return type_name(document_type).replace("_", " ").capitalize()
 
 
 def described(document: Document) -> dict[str, str]:

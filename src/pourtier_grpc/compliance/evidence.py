@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pourtier_grpc.auth import key_files
 from pourtier_grpc.auth.keyring import EvidenceKey
+from pourtier_grpc.expected import ExpectedError
 
 PREFIX = b"pourtier-evidence-v1\0"
 MEMBERS = frozenset({"body", "kid", "kind", "signature"})
@@ -32,7 +33,7 @@ class Kind(StrEnum):
     EXTRACT = "extract"
 
 
-class EvidenceError(Exception):
+class EvidenceError(ExpectedError):
     """A statement that cannot be relied on; the text says why."""
 
 
@@ -73,6 +74,15 @@ def verify(
     if not isinstance(body, dict):
         raise EvidenceError("it states nothing")
     return body
+
+
+def read_keys(text: bytes) -> dict[str, Ed25519PublicKey]:
+    """The keys of a JSON Web Key Set as it was published; see `keys_of`."""
+    try:
+        jwks = json.loads(text)
+    except (ValueError, RecursionError):
+        raise EvidenceError("it is no JSON Web Key Set") from None
+    return keys_of(jwks)
 
 
 def keys_of(jwks: Mapping[str, Any]) -> dict[str, Ed25519PublicKey]:

@@ -12,8 +12,7 @@ from pourtier_grpc.call import Call
 from pourtier_grpc.compliance.audit_trail import AuditTrail
 from pourtier_grpc.compliance.consent import Consent
 from pourtier_grpc.compliance.deployments import Deployments
-from pourtier_grpc.compliance.documents import Documents, Draft
-from pourtier_grpc.times import optional_moment
+from pourtier_grpc.compliance.documents import Documents, draft_of
 
 
 class ComplianceServicer:
@@ -45,14 +44,7 @@ class ComplianceServicer:
     def PublishDocument(
         self, request: pb.PublishDocumentRequest, call: Call
     ) -> Document:
-        draft = Draft(
-            type=request.type,
-            version=request.version,
-            locale=request.locale,
-            title=request.title,
-            content=request.content.encode(),
-            effective_time=optional_moment(request, "effective_time"),
-        )
+        draft = draft_of(request)
         return self._documents.publish(draft, call.acting_for_others, call.client)
 
     def GetEvidenceJwks(

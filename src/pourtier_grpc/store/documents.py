@@ -60,6 +60,17 @@ class DocumentFilter:
     status: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Current:
+    """A text in force or announced, without content.
+
+    `since` is from when on its major version is good, by whichever of its texts.
+    """
+
+    document: Document
+    since: datetime
+
+
 class DocumentStore:
     """Legal texts in PostgreSQL. What each is good for is asked of a moment, `now`."""
 
@@ -99,22 +110,24 @@ class DocumentStore:
         with self._database.read() as read:
             return [document_of(row) for row in read.run(query)]
 
-    def current(self, now: datetime) -> list[Document]:
-        """Texts in force and texts announced, without content; see `current`."""
+    def current(self, now: datetime) -> list[Current]:
+        """Texts in force and texts announced; see `current`."""
         with self._database.read() as read:
             return current(read, now)
 
 
-def current(reader: Reader, now: datetime) -> list[Document]:
-    """Texts in force and texts announced, without content, by type and version."""
+def current(reader: Reader, now: datetime) -> list[Current]:
+    """Texts in force and texts announced, by type and version, the newest first."""
     status = _status(now)
     good = (
         DocumentStatus.DOCUMENT_STATUS_IN_FORCE,
         DocumentStatus.DOCUMENT_STATUS_ANNOUNCED,
     )
     order = (_d.type, _d.major, _d.minor.desc(), _d.locale, _d.document_id)
-    query = _heads(now).where(status.in_(good)).order_by(*order)
-    return [document_of(row) for row in reader.run(query)]
+    query = select(*_HEAD, status, _since()).where(status.in_(good)).order_by(*order)
+    return [
+        Current(document=document_of(row), since=row.since) for row in reader.run(query)
+    ]
 
 
 def find_many(
@@ -209,6 +222,21 @@ def _status(now: datetime) -> ColumnElement[int]:
         (replaced, DocumentStatus.DOCUMENT_STATUS_SUPERSEDED),
         else_=DocumentStatus.DOCUMENT_STATUS_IN_FORCE,
     ).label("status")
+
+
+def _since() -> ColumnElement[datetime]:
+    """From when on a text's major version is good, in SQL."""
+    sibling = legal_documents.alias("sibling").c
+    return (
+        select(func.min(sibling.effective_time))
+        .where(
+            sibling.type == _d.type,
+            sibling.major == _d.major,
+            sibling.withdraw_time.is_(None),
+        )
+        .scalar_subquery()
+        .label("since")
+    )
 
 
 def document_of(row: Row[Any]) -> Document:
