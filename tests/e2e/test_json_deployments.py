@@ -10,8 +10,8 @@ import pytest
 
 from pourtier_grpc.devtools.wallet import DevWallet
 from support.callers import admin
-from support.deployments import PRIVACY, RISK, TERMS, publish
 from support.json_api import answered, refused
+from support.legal import publish_all
 from support.servers import Databases
 from support.stack import Stack, stack
 
@@ -43,8 +43,7 @@ def denied(running: Stack) -> str:
         SCREENED.address,
         user_id,
     )
-    for kind in (TERMS, PRIVACY, RISK):
-        publish(running, boss, "1.0", kind=kind)
+    publish_all(running)
     path = f"/api/users/{user_id}:suspend"
     reason = {"reason": "fraud"}
     answered(running.public.call("POST", path, reason, bearer=boss.bearer))

@@ -19,8 +19,9 @@ from pourtier.v1 import compliance_service_pb2 as pb
 from pourtier.v1.user_pb2 import KycLevel
 from pourtier_grpc.devtools.wallet import DevWallet
 from support.api import TIMEOUT, refusal
-from support.callers import admin, api_key
-from support.deployments import RISK, TERMS, Asker, publish
+from support.callers import api_key
+from support.deployments import Asker
+from support.legal import RISK, TERMS, publish
 from support.servers import Databases
 from support.service import Service, service
 from support.threads import tell
@@ -76,9 +77,9 @@ def crowd(databases: Databases) -> Iterator[Service]:
 
 
 def fill(running: Service) -> None:
-    boss, sql = admin(running), running.sql
+    sql = running.sql
     texts = {
-        (kind, major): publish(running, boss, f"{major}.0", kind=kind).document_id
+        (kind, major): publish(running, kind, f"{major}.0").document_id
         for kind, major, *_ in ACCEPTED
     }
     sql.run(USERS, MANY)

@@ -1,61 +1,16 @@
-"""Legal texts and who has accepted them, and services that ask who may deploy."""
+"""Services that ask who may deploy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from pourtier.v1 import compliance_service_pb2 as pb
 from pourtier.v1.denial_pb2 import Consistency
-from pourtier.v1.document_pb2 import Document, DocumentType
-from support.callers import Person
 from support.service import Service
 
-TERMS = DocumentType.DOCUMENT_TYPE_TERMS_OF_SERVICE
-PRIVACY = DocumentType.DOCUMENT_TYPE_PRIVACY_POLICY
-RISK = DocumentType.DOCUMENT_TYPE_RISK_DISCLOSURE
 ANY = Consistency.CONSISTENCY_UNSPECIFIED
-
-
-def publish(
-    service: Service,
-    admin: Person,
-    version: str,
-    *,
-    kind: DocumentType.ValueType = TERMS,
-    ahead: timedelta | None = None,
-    locale: str = "en",
-) -> Document:
-    """A new text, in force now or so long after."""
-    request = pb.PublishDocumentRequest(
-        type=kind,
-        version=version,
-        locale=locale,
-        title="A text",
-        content=f"{kind} {version} {locale}",
-    )
-    if ahead is not None:
-        request.effective_time.FromDatetime(service.clock.now() + ahead)
-    compliance = service.api.compliance
-    return service.api.call(compliance.PublishDocument, request, bearer=admin.bearer)
-
-
-def accept(service: Service, who: Person, *documents: Document) -> None:
-    request = pb.AcceptDocumentsRequest(
-        document_ids=[each.document_id for each in documents]
-    )
-    compliance = service.api.compliance
-    service.api.call(compliance.AcceptDocuments, request, bearer=who.bearer)
-
-
-def compliance_of(service: Service, who: Person) -> pb.GetComplianceResponse:
-    """How a person stands, in their own eyes."""
-    compliance = service.api.compliance
-    return service.api.call(
-        compliance.GetCompliance, pb.GetComplianceRequest(), bearer=who.bearer
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
