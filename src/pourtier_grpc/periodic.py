@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import structlog
 
+from pourtier_grpc.errors import PourtierError
+
 _log = structlog.get_logger("pourtier.periodic")
 
 
@@ -38,5 +40,7 @@ class Periodic:
         while not self._stopped.wait(self._seconds):
             try:
                 self._work()
-            except Exception as error:  # noqa: BLE001 - the next run may do better
+            except PourtierError as error:
                 _log.warning("periodic work failed", work=self._name, error=repr(error))
+            except Exception:  # noqa: BLE001 - the next run may do better
+                _log.exception("defect", work=self._name)

@@ -82,7 +82,10 @@ class Server:
         certificates = certificates_of(settings)
         self._parts = build(settings, clock, self._metrics.queries)
         self._readiness = Readiness(
-            self._parts.database, self._parts.database_clock, self._parts.redis
+            self._parts.database,
+            self._parts.database_clock,
+            self._parts.redis,
+            lambda: self._parts.keyring.signs,
         )
         self._periodic = [
             Periodic("keys", KEY_SECONDS, self._parts.keyring.refresh),

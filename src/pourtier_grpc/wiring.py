@@ -171,11 +171,7 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
             lifetimes=lifetimes,
         ),
         own_sessions=OwnSessions(
-            database=database,
-            store=store,
-            sessions=sessions,
-            clock=clock,
-            lifetimes=lifetimes,
+            database=database, sessions=sessions, clock=clock, lifetimes=lifetimes
         ),
         expiry=Expiry(
             database=database, sessions=sessions, lifetimes=lifetimes, clock=clock

@@ -69,6 +69,7 @@ def test_the_installed_script_is_the_same_command() -> None:
         ("wallet", "new", "surplus"),
         ("wallet", "check-vectors"),
         ("wallet", "sign-in", "--target"),
+        ("wallet", "sign-in", "--ca"),
         ("api-key", "create", "chevalier"),
         ("api-key", "create", "--scope", "users.read"),
         ("api-key", "create", "chevalier", "--scope", "nonsense.scope"),

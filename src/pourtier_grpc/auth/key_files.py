@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pourtier_grpc import ownership
 from pourtier_grpc.config import ConfigError
 from pourtier_grpc.store.keys import KeyUse
 
@@ -132,22 +133,19 @@ def _write(path: Path, text: str) -> None:
 def _read_private(path: Path) -> str:
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
-        if status.st_mode & 0o077:
-            raise ConfigError(f"{path} can be read by others: its mode must be 0600")
-        if not stat.S_ISREG(status.st_mode) or not _trusted(status.st_uid):
-            raise ConfigError(f"{path} is not a file of the service's own user")
+        fault = ownership.fault_of_secret(status)
+        if fault is None and not stat.S_ISREG(status.st_mode):
+            fault = "is not a file"
+        if fault is not None:
+            raise ConfigError(f"{path} {fault}")
         return file.read(MAX_FILE_BYTES).decode("ascii")
 
 
 def _refuse_shared_folder(folder: Path) -> None:
     """Whoever can put files there chooses the keys."""
     status = folder.stat()
-    if status.st_mode & 0o022 or not _trusted(status.st_uid):
+    if status.st_mode & 0o022 or not ownership.is_trusted(status.st_uid):
         raise ConfigError(
             f"KEY_DIR={folder} can be written to by others: it must belong to the "
             "service's user, with mode 0700"
         )
-
-
-def _trusted(owner: int) -> bool:
-    return owner in {0, os.geteuid()}

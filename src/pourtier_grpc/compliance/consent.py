@@ -145,13 +145,8 @@ class Consent:
         filters = ("acceptances", caller.user_id)
         page = pages.read_page(size, token, filters, most=MAX_PAGE)
         acceptances = self._acceptances.page(caller.user_id, page)
-        shown, further = acceptances[: page.size], acceptances[page.size :]
-        answer = pb.ListAcceptancesResponse(acceptances=shown)
-        if further:
-            last = shown[-1]
-            place = Place(moment(last.accept_time), UUID(last.acceptance_id))
-            answer.next_page_token = pages.write_token(place, filters)
-        return answer
+        shown, next_token = pages.end_page(page, acceptances, _place_of, filters)
+        return pb.ListAcceptancesResponse(acceptances=shown, next_page_token=next_token)
 
     def _add(
         self,
@@ -251,6 +246,10 @@ def _is_ahead(version: Version, required: set[Version]) -> bool:
     """Whether a version is announced that asks everybody again."""
     document_type, major = version
     return major > dict(required).get(document_type, 0)
+
+
+def _place_of(acceptance: pb.Acceptance) -> Place:
+    return Place(moment(acceptance.accept_time), UUID(acceptance.acceptance_id))
 
 
 def _acceptable(document: Document | None, document_id: UUID) -> Document:

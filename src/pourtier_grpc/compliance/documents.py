@@ -118,13 +118,8 @@ class Documents:
             request.page_size, request.page_token, filters, most=MAX_PAGE
         )
         documents = self._store.page(wanted, page, self._clock.now())
-        shown, further = documents[: page.size], documents[page.size :]
-        answer = pb.ListDocumentsResponse(documents=shown)
-        if further:
-            last = shown[-1]
-            place = Place(moment(last.publish_time), UUID(last.document_id))
-            answer.next_page_token = pages.write_token(place, filters)
-        return answer
+        shown, token = pages.end_page(page, documents, _place_of, filters)
+        return pb.ListDocumentsResponse(documents=shown, next_page_token=token)
 
     def _record(
         self,
@@ -184,6 +179,10 @@ def not_found(document_id: UUID) -> PourtierError:
         "there is no document {document_id}",
         document_id=str(document_id),
     )
+
+
+def _place_of(document: Document) -> Place:
+    return Place(moment(document.publish_time), UUID(document.document_id))
 
 
 def _new(draft: Draft, now: datetime) -> NewDocument:

@@ -220,12 +220,20 @@ def is_ready(target: str) -> bool:
 def greeting(settings: Settings, folders: Iterable[Path], grpcurl: str | None) -> str:
     """Where everything is, and three commands to try, which work as they are printed.
 
-    `grpcurl` is how it is called here, or None where there is none.
+    `grpcurl` is how it is called here, or None where there is none. Where the native
+    listener speaks TLS, which clients' files open it is not known here: the commands
+    take the service's Unix socket.
     """
     http, native = settings.pourtier_http_port, settings.listen[0]
     native = native.replace("127.0.0.1", "localhost")
     sign_in = f"{_pourtier(settings)} wallet sign-in"
-    second = f"{grpcurl} -plaintext {native} list" if grpcurl else sign_in
+    listed = native
+    if settings.tls:
+        path = socket_path(settings.pourtier_data_dir)
+        sign_in += f" --target {shlex.quote(f'unix:{path}')}"
+        listed = f"-unix {shlex.quote(str(path))}"
+        native += " (TLS)"
+    second = f"{grpcurl} -plaintext {listed} list" if grpcurl else sign_in
     return f"""\
 Pourtier is running.
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pourtier_grpc.devtools.edge_contract import Contract
 from pourtier_grpc.devtools.edge_guard import cleaning, guard
 from pourtier_grpc.devtools.edge_replies import local_reply_config
+from pourtier_grpc.devtools.edge_rewrites import head_as_get, trailing_slash
 from pourtier_grpc.devtools.edge_settings import (
     Address,
     EdgeSettings,
@@ -160,6 +161,15 @@ class HttpParts:
             " before it comes here.",
             Shared("remember_request", _remember_request()),
         )
+        yield Note(
+            "A path also answers with a trailing slash; to the transcoder a verb before"
+            " one is none.",
+            Shared("trailing_slash", trailing_slash()),
+        )
+        yield Note(
+            "What answers GET answers HEAD, which load balancers probe with.",
+            Shared("head_as_get", head_as_get()),
+        )
         yield _http_filter(CORS, "cors.v3.Cors")
         for name in ("zstd", "brotli", "gzip"):
             yield Shared(name, _compressor(name, compressed))
@@ -242,7 +252,8 @@ def _request_id(listener: Listener) -> Node:
     return Note(
         value=False,
         comment="Strangers get an id of ours: it leads to one call in the logs only if"
-        " nobody else can choose it. traceparent passes.",
+        " nobody else can choose it. traceparent passes: the service takes its ids, and"
+        " decides by itself whether to sample.",
     )
 
 

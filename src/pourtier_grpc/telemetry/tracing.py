@@ -29,12 +29,24 @@ BeginStatement = Callable[[str], EndStatement]
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """The span that a caller has sent; `trace_id` and `span_id` are in hexadecimal."""
+    """The span that a caller has sent; `trace_id` and `span_id` are in hexadecimal.
+
+    `sampled` is None where the caller has no say in it.
+    """
 
     trace_id: str
     span_id: str
-    sampled: bool
+    sampled: bool | None
     state: str = ""
+
+    def of_a_stranger(self) -> Parent:
+        """The same span, with what anybody at all may say of it: its ids.
+
+        Who can force sampling runs up its cost (W3C Trace Context, "Denial of
+        Service"). Nor does the state pass: it may tell collectors how many calls one
+        that is sampled stands for.
+        """
+        return Parent(self.trace_id, self.span_id, sampled=None)
 
 
 class CallSpan(Protocol):

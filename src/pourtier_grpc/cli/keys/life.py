@@ -8,6 +8,7 @@ import click
 
 from pourtier_grpc.auth.key_rotation import ROTATING
 from pourtier_grpc.cli.parts import parts
+from pourtier_grpc.cli.reasons import reason_option
 from pourtier_grpc.store.keys import KeyUse
 
 
@@ -27,7 +28,7 @@ def rotate(use: str) -> None:
 
 @click.command("revoke")
 @click.argument("key_id")
-@click.option("--reason", required=True, help="Why, for the audit log.")
+@reason_option
 def revoke(key_id: str, reason: str) -> None:
     """Make a key good for nothing, at once: all that it has signed is refused."""
     with parts() as made:
