@@ -188,8 +188,17 @@ def test_it_prints_addresses_and_commands_that_work_as_printed(data: Path) -> No
         assert (status["status"], status["redis"]) == ("healthy", "up")
         words = "pourtier.v1.AuthService" if "grpcurl" in second else "."
         assert words in dev.typed(second)
-        assert dev.me()["wallet_type"] == "pourtier-cli"
+        me = dev.me()
+        assert me["wallet_type"] == "pourtier-cli"
         assert dev.err == ""
+        # There is a sample of each kind, and whoever signed in has accepted them.
+        with JsonApi(f"http://localhost:{settings[PORTS[0]]}") as web:
+            texts = web.call("GET", "/api/legal/documents").json()["documents"]
+            assert len({text["type"] for text in texts}) == len(texts) == 3
+            sign_in = re.findall(r"\$\((.*)\)", dev.commands()[-1])[0]
+            bearer = dev.typed(sign_in).strip()
+            standing = web.call("GET", "/api/legal/compliance", bearer=bearer)
+            assert standing.json()["compliant"]
 
         again = pourtier("dev", **somewhere(data))
         assert (again.returncode, again.stdout) == (1, "")
@@ -228,6 +237,10 @@ def test_data_is_found_again_whatever_ended_it(data: Path) -> None:
     with Dev(somewhere(data)) as dev:
         dev.started()
         assert dev.me()["user_id"] == before["user_id"]
+        port = dev.settings[PORTS[0]]
+        with JsonApi(f"http://localhost:{port}") as web:
+            texts = web.call("GET", "/api/legal/documents").json()["documents"]
+            assert len(texts) == 3
         (serve,) = [pid for pid, name in dev.family.items() if "python" in name]
         os.kill(serve, signal.SIGKILL)
         assert dev.ended() == 1
