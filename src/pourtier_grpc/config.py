@@ -85,6 +85,11 @@ class Settings(BaseSettings):
     admin_session_minutes: int = Field(default=60, ge=1)
     max_sessions_per_user: int = Field(default=100, ge=1)
 
+    # Of whoever deploys.
+    required_kyc_level: Literal["none", "basic", "full"] = "none"
+    screened_wallets: Annotated[tuple[str, ...], NoDecode] = ()
+    screened_wallets_file: Path | None = None
+
     grpc_listen: Annotated[tuple[str, ...], NoDecode] = ()
     grpc_unix_socket: Path | None = None
     allow_plaintext: bool = False
@@ -132,7 +137,9 @@ class Settings(BaseSettings):
         """Arguments, then the environment, then the file."""
         return init_settings, env_settings, _FileSource(settings_cls)
 
-    @field_validator("allowed_origins", "grpc_listen", mode="before")
+    @field_validator(
+        "allowed_origins", "grpc_listen", "screened_wallets", mode="before"
+    )
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):

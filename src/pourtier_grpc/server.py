@@ -52,6 +52,7 @@ STANDARD_THREADS = 4
 KEY_SECONDS = 0.4
 EXPIRY_SECONDS = 60.0
 CERTIFICATE_SECONDS = 1.0
+SCREENING_SECONDS = 1.0
 GAUGE_SECONDS = 1.0
 REFUSING_THREADS = 2
 # What may be open beside the calls: probes that watch, reflection, refusals under way.
@@ -88,6 +89,7 @@ class Server:
         self._periodic = [
             Periodic("keys", KEY_SECONDS, self._parts.keyring.refresh),
             Periodic("expiry", EXPIRY_SECONDS, self._parts.expiry.sweep),
+            Periodic("screening", SCREENING_SECONDS, self._parts.screening.refresh),
         ]
         if certificates is not None:
             self._periodic.append(
@@ -291,7 +293,13 @@ def servicers_of(
         directory=parts.directory,
         administration=parts.administration,
     )
-    compliance = ComplianceServicer(audit_trail=parts.audit_trail)
+    compliance = ComplianceServicer(
+        audit_trail=parts.audit_trail,
+        documents=parts.documents,
+        consent=parts.consent,
+        deployments=parts.deployments,
+        keyring=parts.keyring,
+    )
     status = StatusServicer(readiness=readiness, version=VERSION)
     return {
         auth_service_pb2.DESCRIPTOR.services_by_name["AuthService"]: auth,

@@ -38,6 +38,8 @@ LIVE = [
     (KeyUse.HMAC, KeyState.ACTIVE),
     (KeyUse.HMAC, KeyState.NEXT),
     (KeyUse.PSEUDONYM, KeyState.ACTIVE),
+    (KeyUse.EVIDENCE, KeyState.ACTIVE),
+    (KeyUse.EVIDENCE, KeyState.NEXT),
 ]
 LIFETIMES = KeyLifetimes(access=timedelta(minutes=31), hmac=timedelta(days=90))
 FileOf = Callable[..., Path]

@@ -202,6 +202,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     caller cannot change.
     Metadata: `{"path": "roles"}`.
     """
+    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 71
+    """(ABORTED) The resource has changed since the etag was read. Read it again.
+    Metadata: `{"etag": "…"}`, the present one.
+    """
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 72
     """(INVALID_ARGUMENT) The page token is not one of an answer to this very request.
     Metadata: `{}`.
@@ -218,9 +222,32 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """(FAILED_PRECONDITION) The user is the last active administrator.
     Metadata: `{}`.
     """
-    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 71
-    """(ABORTED) The resource has changed since the etag was read. Read it again.
-    Metadata: `{"etag": "…"}`, the present one.
+    ERROR_REASON_CONSENT_REQUIRED: _ErrorReason.ValueType  # 90
+    """(FAILED_PRECONDITION) The person has not accepted every kind of legal text in
+    force. Accept the documents of these types.
+    Metadata: `{"missing": "TERMS_OF_SERVICE,PRIVACY_POLICY"}`.
+    """
+    ERROR_REASON_DOCUMENT_NOT_FOUND: _ErrorReason.ValueType  # 91
+    """(NOT_FOUND) There is no such document.
+    Metadata: `{"document_id": "019…"}`.
+    """
+    ERROR_REASON_DOCUMENT_WITHDRAWN: _ErrorReason.ValueType  # 92
+    """(FAILED_PRECONDITION) The document was withdrawn, and can no longer be accepted.
+    Metadata: `{"document_id": "019…"}`.
+    """
+    ERROR_REASON_DOCUMENT_ALREADY_PUBLISHED: _ErrorReason.ValueType  # 93
+    """(ALREADY_EXISTS) That version of that kind of text was published in that language
+    already; a published text never changes.
+    Metadata: `{"document_id": "019…"}`, the one that there is.
+    """
+    ERROR_REASON_WALLET_SCREENED: _ErrorReason.ValueType  # 94
+    """(PERMISSION_DENIED) The platform does not serve this wallet.
+    Metadata: `{}`.
+    """
+    ERROR_REASON_KYC_REQUIRED: _ErrorReason.ValueType  # 95
+    """(FAILED_PRECONDITION) The person's identity has not been checked as far as is
+    required. Sent in denials.
+    Metadata: `{"kyc_level": "NONE", "required_kyc_level": "BASIC"}`.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -417,6 +444,10 @@ ERROR_REASON_INVALID_UPDATE_MASK: ErrorReason.ValueType  # 70
 caller cannot change.
 Metadata: `{"path": "roles"}`.
 """
+ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 71
+"""(ABORTED) The resource has changed since the etag was read. Read it again.
+Metadata: `{"etag": "…"}`, the present one.
+"""
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 72
 """(INVALID_ARGUMENT) The page token is not one of an answer to this very request.
 Metadata: `{}`.
@@ -433,8 +464,31 @@ ERROR_REASON_LAST_ADMIN: ErrorReason.ValueType  # 75
 """(FAILED_PRECONDITION) The user is the last active administrator.
 Metadata: `{}`.
 """
-ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 71
-"""(ABORTED) The resource has changed since the etag was read. Read it again.
-Metadata: `{"etag": "…"}`, the present one.
+ERROR_REASON_CONSENT_REQUIRED: ErrorReason.ValueType  # 90
+"""(FAILED_PRECONDITION) The person has not accepted every kind of legal text in
+force. Accept the documents of these types.
+Metadata: `{"missing": "TERMS_OF_SERVICE,PRIVACY_POLICY"}`.
+"""
+ERROR_REASON_DOCUMENT_NOT_FOUND: ErrorReason.ValueType  # 91
+"""(NOT_FOUND) There is no such document.
+Metadata: `{"document_id": "019…"}`.
+"""
+ERROR_REASON_DOCUMENT_WITHDRAWN: ErrorReason.ValueType  # 92
+"""(FAILED_PRECONDITION) The document was withdrawn, and can no longer be accepted.
+Metadata: `{"document_id": "019…"}`.
+"""
+ERROR_REASON_DOCUMENT_ALREADY_PUBLISHED: ErrorReason.ValueType  # 93
+"""(ALREADY_EXISTS) That version of that kind of text was published in that language
+already; a published text never changes.
+Metadata: `{"document_id": "019…"}`, the one that there is.
+"""
+ERROR_REASON_WALLET_SCREENED: ErrorReason.ValueType  # 94
+"""(PERMISSION_DENIED) The platform does not serve this wallet.
+Metadata: `{}`.
+"""
+ERROR_REASON_KYC_REQUIRED: ErrorReason.ValueType  # 95
+"""(FAILED_PRECONDITION) The person's identity has not been checked as far as is
+required. Sent in denials.
+Metadata: `{"kyc_level": "NONE", "required_kyc_level": "BASIC"}`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -22,7 +22,8 @@ from pourtier_grpc.store.keys import KeyRecord, KeyState, KeyUse
 
 # Copies of the key set are kept for five minutes: by then every one has the next key.
 PUBLISHED_AHEAD = timedelta(minutes=10)
-ROTATING = (KeyUse.ACCESS, KeyUse.HMAC)
+ROTATING = (KeyUse.ACCESS, KeyUse.HMAC, KeyUse.EVIDENCE)
+REVOCABLE = (KeyUse.ACCESS, KeyUse.HMAC)
 
 
 class KeyRotation:
@@ -63,9 +64,10 @@ class KeyRotation:
         """Makes a key good for nothing; False where there is none such.
 
         What it has signed is refused from then on. Where it was the active key, the
-        next one takes its place. The pseudonym key proves nothing, and cannot be
-        revoked. Raises ConfigError where the folder cannot hold another key, or where
-        the key is revoked but its file cannot be set aside.
+        next one takes its place. The pseudonym key proves nothing, evidence keys prove
+        what people hold in their hands: neither can be revoked. Raises ConfigError
+        where the folder cannot hold another key, or where the key is revoked but its
+        file cannot be set aside.
 
         A file that stays as it is would be taken for a new key by a database that does
         not know it, such as one that was brought back from an older copy.
@@ -75,7 +77,7 @@ class KeyRotation:
         with self._database.transaction() as tx:
             keys.lock(tx)
             found = [each for each in keys.all_keys(tx) if each.key_id == key_id]
-            if not found or found[0].use not in ROTATING:
+            if not found or found[0].use not in REVOCABLE:
                 return False
             (record,) = found
             if record.state is KeyState.REVOKED:
@@ -101,7 +103,8 @@ class KeyRotation:
     def _add_next(self, tx: Transaction, use: KeyUse, now: datetime) -> None:
         known = {record.key_id for record in keys.all_keys(tx)}
         (key_id,) = adopt_or_make(self._folder, use, known)
-        add_key(tx, new_record(key_id, use, KeyState.NEXT, now), OPERATOR)
+        record = new_record(self._folder, key_id, use, KeyState.NEXT, now)
+        add_key(tx, record, OPERATOR)
 
     def _record(
         self,

@@ -2,7 +2,7 @@
 
 Access keys sign tokens; HMAC keys sign what only this service checks, nonces and
 refresh tokens, under a label each; the pseudonym key turns wallets into what evidence
-keeps.
+keeps; evidence keys sign receipts and checkpoints, and never a token.
 """
 
 from __future__ import annotations
@@ -58,9 +58,20 @@ class AccessKey:
     verifying: Ed25519PublicKey | bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class EvidenceKey:
+    """A key for receipts and checkpoints."""
+
+    key_id: str
+    signing: Ed25519PrivateKey = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyLifetimes:
-    """How long a retired key still verifies: as long as what it signed may live."""
+    """How long a retired key still verifies: as long as what it signed may live.
+
+    What an evidence key has signed is verified by its public half alone, for ever.
+    """
 
     access: timedelta
     hmac: timedelta
@@ -71,8 +82,9 @@ class KeyLifetimes:
             return False
         if record.state is not KeyState.RETIRED or record.retire_time is None:
             return True
-        grace = self.access if record.use is KeyUse.ACCESS else self.hmac
-        return now < record.retire_time + grace
+        graces = {KeyUse.ACCESS: self.access, KeyUse.HMAC: self.hmac}
+        grace = graces.get(record.use)
+        return grace is not None and now < record.retire_time + grace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +106,7 @@ class _Snapshot:
     hmac: HmacKey | None
     hmac_keys: Mapping[bytes, HmacKey]
     pseudonym_key: HmacKey | None
+    evidence: EvidenceKey | None
 
     @property
     def signs(self) -> bool:
@@ -159,6 +172,21 @@ class Keyring:
     def hmac_key(self, key_id: bytes) -> HmacKey | None:
         """The key of that id, if what it has signed is good; or None."""
         return self._keys.hmac_keys.get(key_id)
+
+    @property
+    def evidence(self) -> EvidenceKey:
+        """The key that signs receipts and checkpoints. Raises SERVICE_UNAVAILABLE."""
+        return _at_hand(self._keys.evidence)
+
+    def evidence_jwks(self) -> list[dict[str, str]]:
+        """Every evidence key that there ever was, the newest first (RFC 8037)."""
+        with self._database.read() as read:
+            records = keys.all_keys(read)
+        return [
+            _jwk(record.key_id, record.algorithm, record.public_key)
+            for record in records
+            if record.public_key is not None
+        ]
 
     def is_revoked(self, key_id: str) -> bool:
         """Whether it is known that the key of that id was revoked."""
@@ -226,6 +254,7 @@ class Keyring:
             if record.use is KeyUse.ACCESS and record.key_id in material
         }
         pseudonym = signing.get(KeyUse.PSEUDONYM)
+        evidence = signing.get(KeyUse.EVIDENCE)
         access = access_keys.get(signing.get(KeyUse.ACCESS, ""))
         if self._shared is not None:
             access, access_keys = self._shared, {self._shared.key_id: self._shared}
@@ -240,6 +269,7 @@ class Keyring:
             hmac=hmac_keys.get(bytes.fromhex(signing.get(KeyUse.HMAC, ""))),
             hmac_keys=hmac_keys,
             pseudonym_key=None if pseudonym is None else _hmac_key(pseudonym, material),
+            evidence=None if evidence is None else _evidence_key(evidence, material),
         )
 
     def _read(
@@ -285,7 +315,7 @@ def generate_missing(
             known = {record.key_id for record in records}
             ids = adopt_or_make(folder, use, known, len(lacking)) if lacking else []
             for state, key_id in zip(lacking, ids, strict=True):
-                add_key(tx, new_record(key_id, use, state, now), actor)
+                add_key(tx, new_record(folder, key_id, use, state, now), actor)
         records = keys.all_keys(tx)
         tx.commit()
     return records
@@ -301,8 +331,12 @@ def public_jwk(key: AccessKey) -> dict[str, str] | None:
     """The public half as a JSON Web Key (RFC 8037), or None for a shared secret."""
     if isinstance(key.verifying, bytes):
         return None
-    public = key_files.okp(key.verifying)
-    return {**public, "kid": key.key_id, "alg": key.algorithm, "use": "sig"}
+    return _jwk(key.key_id, key.algorithm, key.verifying.public_bytes_raw())
+
+
+def _jwk(key_id: str, algorithm: str, public_key: bytes) -> dict[str, str]:
+    public = key_files.okp(public_key)
+    return {**public, "kid": key_id, "alg": algorithm, "use": "sig"}
 
 
 def adopt_or_make(
@@ -323,14 +357,22 @@ def adopt_or_make(
     return found + [key_files.make(folder, use) for _ in range(count - len(found))]
 
 
-def new_record(key_id: str, use: KeyUse, state: KeyState, now: datetime) -> KeyRecord:
-    """What the database is to know of a new key."""
+def new_record(
+    folder: Path, key_id: str, use: KeyUse, state: KeyState, now: datetime
+) -> KeyRecord:
+    """What the database is to know of a new key, whose file is in the folder."""
+    public_key = None
+    if use is KeyUse.EVIDENCE:
+        secret = key_files.read(folder, use, key_id)
+        private = Ed25519PrivateKey.from_private_bytes(secret)
+        public_key = private.public_key().public_bytes_raw()
     return KeyRecord(
         key_id=key_id,
         use=use,
-        algorithm="EdDSA" if use is KeyUse.ACCESS else "HS256",
+        algorithm="EdDSA" if use in key_files.ED25519 else "HS256",
         state=state,
         create_time=now,
+        public_key=public_key,
     )
 
 
@@ -380,6 +422,10 @@ def _hmac_key(key_id: str, material: Mapping[str, bytes]) -> HmacKey:
 def _access_key(key_id: str, material: Mapping[str, bytes]) -> AccessKey:
     private = Ed25519PrivateKey.from_private_bytes(material[key_id])
     return AccessKey(key_id, "EdDSA", private, private.public_key())
+
+
+def _evidence_key(key_id: str, material: Mapping[str, bytes]) -> EvidenceKey:
+    return EvidenceKey(key_id, Ed25519PrivateKey.from_private_bytes(material[key_id]))
 
 
 def _shared_key(secret: str) -> AccessKey:

@@ -32,6 +32,7 @@ class Cli(LazyGroup):
         ("api-key", "api_keys:api_key", "API keys of internal services."),
         ("dev", "dev:dev", "Run everything on this machine: databases, service, edge."),
         ("keys", "keys:keys", "Key material."),
+        ("legal", "legal:legal", "Legal texts and receipts."),
         ("migrate", "migrate:migrate", "Bring the database to the newest revision."),
         ("serve", "serve:serve", "Serve gRPC until SIGTERM or Ctrl-C."),
         ("user", "users:user", "Accounts."),

@@ -10,7 +10,7 @@ import protovalidate
 from pourtier.v1.user_service_pb2 import SuspendUserRequest
 
 
-class _Reason(click.ParamType[str]):
+class Reason(click.ParamType[str]):
     """A text as the contract wants an admin's."""
 
     name = "text"
@@ -34,5 +34,5 @@ class _Reason(click.ParamType[str]):
 
 
 reason_option = click.option(
-    "--reason", type=_Reason(), required=True, help="Why, for the audit log."
+    "--reason", type=Reason(), required=True, help="Why, for the audit log."
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from pourtier_grpc.compliance.samples import publish_samples
 from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.edge import Address, EdgeSettings, read_contract, render
 from pourtier_grpc.devtools.embedded import EmbeddedServer
@@ -31,6 +32,7 @@ from pourtier_grpc.devtools.redis import EmbeddedRedis
 from pourtier_grpc.devtools.state import State, open_state
 from pourtier_grpc.listening import MAX_SOCKET_PATH
 from pourtier_grpc.server import descriptor_set
+from pourtier_grpc.wiring import build
 
 WATCH_SECONDS = 0.5
 PORTS = {
@@ -106,6 +108,7 @@ class Stack:
             "KEY_DIR": str(self._settings.keys.absolute()),
         }
         migrate_url(environment["DATABASE_URL"])
+        seed(self._settings.with_database(environment["DATABASE_URL"]))
         self._add(self._service(environment))
         self._add(self._edge(environment["GRPC_UNIX_SOCKET"]))
 
@@ -159,6 +162,17 @@ class Stack:
         self._stack.callback(server.stop)
         if self._told.is_set():
             raise _ToldToStopError
+
+
+def seed(settings: Settings) -> None:
+    """Gives a platform without legal texts samples, so that somebody can register."""
+    if settings.production:
+        return
+    made = build(settings)
+    try:
+        publish_samples(made.documents)
+    finally:
+        made.close()
 
 
 def edge_settings(

@@ -14,11 +14,15 @@ from grpc_status import rpc_status
 
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1.auth_service_pb2_grpc import AuthServiceStub
+from pourtier.v1.compliance_service_pb2 import ListDocumentsRequest
+from pourtier.v1.compliance_service_pb2_grpc import ComplianceServiceStub
+from pourtier.v1.document_pb2 import Document, DocumentStatus
 from pourtier_grpc.devtools.process import DevServerError
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.tls import client_credentials
 
 WALLET_TYPE = "pourtier-cli"
+LOCALE = "en"
 PATIENCE_SECONDS = 10.0
 PROBE_SECONDS = 2.0
 
@@ -41,6 +45,8 @@ def sign_in(
 ) -> pb.Tokens:
     """The tokens of a new session; a wallet without an account gets one.
 
+    Whoever registers accepts the legal texts in force.
+
     `target` is the native listener, `host:port`, or `unix:` and a path. It is spoken to
     by TLS where `ca` names the authorities that it is trusted by; `cert` and `key` are
     then shown to a server that demands them. Raises DevServerError, with the reason,
@@ -48,7 +54,7 @@ def sign_in(
     """
     try:
         with _channel(target, ca, cert, key) as channel:
-            return _sign_in(AuthServiceStub(channel), wallet)
+            return _sign_in(channel, wallet)
     except grpc.RpcError as error:
         reason = reason_of(error)
         # Every error of a finished call is that call, too.
@@ -113,7 +119,8 @@ def _what_listens(target: str) -> _Far:
         return _Far.NOTHING
 
 
-def _sign_in(stub: AuthServiceStub, wallet: DevWallet) -> pb.Tokens:
+def _sign_in(channel: grpc.Channel, wallet: DevWallet) -> pb.Tokens:
+    stub = AuthServiceStub(channel)
     challenge = stub.CreateChallenge(
         pb.CreateChallengeRequest(wallet_address=wallet.address),
         timeout=PATIENCE_SECONDS,
@@ -134,5 +141,27 @@ def _sign_in(stub: AuthServiceStub, wallet: DevWallet) -> pb.Tokens:
         message=login.message,
         signature=login.signature,
         wallet_type=WALLET_TYPE,
+        accepted_document_ids=_in_force(ComplianceServiceStub(channel)),
     )
     return stub.Register(register, timeout=PATIENCE_SECONDS).tokens
+
+
+def _in_force(stub: ComplianceServiceStub) -> list[str]:
+    """The ids of one text of each kind in force: in English, where there is one."""
+    chosen: dict[int, Document] = {}
+    request = ListDocumentsRequest(
+        status=DocumentStatus.DOCUMENT_STATUS_IN_FORCE, page_size=100
+    )
+    while True:
+        page = stub.ListDocuments(request, timeout=PATIENCE_SECONDS)
+        for document in page.documents:
+            other = chosen.setdefault(document.type, document)
+            if _is_english(document) and not _is_english(other):
+                chosen[document.type] = document
+        if not page.next_page_token:
+            return [each.document_id for each in chosen.values()]
+        request.page_token = page.next_page_token
+
+
+def _is_english(document: Document) -> bool:
+    return document.locale.lower() == LOCALE

@@ -7,10 +7,8 @@ from typing import Any
 from uuid import UUID
 
 from pourtier.v1.user_pb2 import KycLevel, User, UserStatus
-from pourtier_grpc.auth.api_keys import ApiKeys
-from pourtier_grpc.auth.lifetimes import require_active
 from pourtier_grpc.auth.sessions import Sessions
-from pourtier_grpc.caller import ADMIN_ROLE, Act, Service, SignedInUser
+from pourtier_grpc.caller import ADMIN_ROLE, Act, SignedInUser
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import outbox
@@ -19,6 +17,7 @@ from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
 from pourtier_grpc.store.sessions import EndCause, SessionFilter
+from pourtier_grpc.users.admission import Admission, denied
 from pourtier_grpc.users.directory import found
 
 ROLES = (ADMIN_ROLE,)
@@ -27,10 +26,8 @@ ROLES = (ADMIN_ROLE,)
 class Administration:
     """Suspends and reinstates, sets KYC levels, grants and revokes roles.
 
-    Each raises USER_NOT_FOUND, and answers the account as it is then. Whoever acts may
-    have lost the right to since they were let in: every transaction locks the active
-    administrators first, and refuses with USER_SUSPENDED, PERMISSION_DENIED,
-    API_KEY_INVALID or API_KEY_EXPIRED who is none of them, or whose API key has ended.
+    Each raises USER_NOT_FOUND and what `Admission.admit` raises, and answers the
+    account as it is then. Every transaction locks the active administrators first.
     """
 
     def __init__(
@@ -38,20 +35,20 @@ class Administration:
         *,
         database: Database,
         sessions: Sessions,
-        api_keys: ApiKeys,
+        admission: Admission,
         audit_log: AuditLog,
         clock: Clock,
     ) -> None:
         self._database = database
         self._sessions = sessions
-        self._api_keys = api_keys
+        self._admission = admission
         self._audit = audit_log
         self._clock = clock
 
     def suspend(self, user_id: UUID, act: Act) -> User:
         """Suspends an account and ends all its sessions. Raises LAST_ADMIN."""
         with self._database.transaction() as tx:
-            admins = self._admit(tx, act)
+            admins = self._admission.admit(tx, act)
             user = found(user_rows.lock(tx, user_id), user_id)
             if user.status == UserStatus.USER_STATUS_SUSPENDED:
                 return user
@@ -69,7 +66,7 @@ class Administration:
     def reinstate(self, user_id: UUID, act: Act) -> User:
         """Ends a suspension, which nobody does for themselves: PERMISSION_DENIED."""
         if isinstance(act.by, SignedInUser) and act.by.user_id == user_id:
-            raise _denied("nobody reinstates themselves")
+            raise denied("nobody reinstates themselves")
         changes = {"status": UserStatus.USER_STATUS_ACTIVE}
         return self._set(user_id, changes, AuditAction.USER_REINSTATED, act)
 
@@ -84,7 +81,7 @@ class Administration:
         Left to the sweep, it would live again where the role is taken before that.
         """
         with self._database.transaction() as tx:
-            self._admit(tx, act)
+            self._admission.admit(tx, act)
             user = found(user_rows.lock(tx, user_id), user_id)
             roles = sorted({*user.roles, role})
             user = self._set_roles(tx, user, roles, AuditAction.USER_ROLE_GRANTED, act)
@@ -95,7 +92,7 @@ class Administration:
     def revoke_role(self, user_id: UUID, role: str, act: Act) -> User:
         """Takes a role. Raises LAST_ADMIN."""
         with self._database.transaction() as tx:
-            admins = self._admit(tx, act)
+            admins = self._admission.admit(tx, act)
             user = found(user_rows.lock(tx, user_id), user_id)
             if role == ADMIN_ROLE and role in user.roles:
                 _refuse_last_admin(admins, user)
@@ -104,27 +101,11 @@ class Administration:
             tx.commit()
         return user
 
-    def _admit(self, tx: Transaction, act: Act) -> list[User]:
-        """The active administrators, locked, where who acts still may."""
-        admins = user_rows.lock_admins(tx)
-        match act.by:
-            case SignedInUser(user_id=actor_id):
-                if str(actor_id) not in {admin.user_id for admin in admins}:
-                    actor = user_rows.lock(tx, actor_id)
-                    if actor is not None:
-                        require_active(actor.status)
-                    raise _denied("the caller is no administrator any more")
-            case Service() as service:
-                self._api_keys.require_live(tx, service)
-            case None:
-                pass
-        return admins
-
     def _set(
         self, user_id: UUID, changes: Mapping[str, int], action: AuditAction, act: Act
     ) -> User:
         with self._database.transaction() as tx:
-            self._admit(tx, act)
+            self._admission.admit(tx, act)
             user = found(user_rows.lock(tx, user_id), user_id)
             if any(getattr(user, name) != value for name, value in changes.items()):
                 event = EventType.USER_UPDATED
@@ -172,10 +153,6 @@ class Administration:
             ),
         )
         return changed
-
-
-def _denied(message: str) -> PourtierError:
-    return PourtierError(ErrorReason.ERROR_REASON_PERMISSION_DENIED, message)
 
 
 def _refuse_last_admin(admins: list[User], user: User) -> None:

@@ -7,8 +7,7 @@ from uuid import UUID
 
 from pourtier.v1 import user_service_pb2 as pb
 from pourtier.v1.user_pb2 import User
-from pourtier_grpc.auth.sign_in import DEFAULT_CHAIN
-from pourtier_grpc.auth.wallets import chain_named
+from pourtier_grpc.auth.wallets import DEFAULT_CHAIN, chain_named
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import pages
 from pourtier_grpc.store.pages import Place

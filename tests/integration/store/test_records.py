@@ -116,7 +116,7 @@ class TestAudit:
             update(audit_events).values(action="changed"),
             delete(audit_events),
             text("TRUNCATE audit_events CASCADE"),
-            text("TRUNCATE audit_events, audit_personal"),
+            text("TRUNCATE audit_events, audit_personal, audit_seals"),
             update(audit_personal).values(body=b"{}"),
         ],
         ids=str,
