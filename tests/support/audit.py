@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+from psycopg.sql import SQL, Identifier
 
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.auth.keyring import Keyring
@@ -17,7 +21,7 @@ from pourtier_grpc.caller import Client
 from pourtier_grpc.compliance.checkpoint_file import CheckpointFile
 from pourtier_grpc.compliance.sealing import Sealer, seal_hash
 from pourtier_grpc.config import Settings, load
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditEvent, AuditLog, personal_hash
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.wiring import open_database, open_keyring
@@ -26,6 +30,10 @@ from support.sql import Sql
 from support.waiting import eventually
 
 _addresses = itertools.count(1)
+TABLES = (
+    ("audit_events", ("uuid", "timestamptz", "text", "uuid", "bytea")),
+    ("audit_personal", ("uuid", "uuid", "bytea", "bytea")),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +84,29 @@ class Log:
                 added.append(self.append(tx, **changes))
                 tx.commit()
         return added
+
+    def fill(self, count: int) -> None:
+        """Adds events as many as that, quickly: as `append` writes them."""
+        moment = self.clock.now()
+        step = timedelta(milliseconds=1)
+        for start in range(0, count, 10_000):
+            size = min(10_000, count - start)
+            made = [_made(moment + step * (start + n)) for n in range(size)]
+            with self.sql._connection.transaction():
+                for part, (table, types) in enumerate(TABLES):
+                    self._copy(table, types, (row[part] for row in made))
+        self.clock.move(milliseconds=count)
+        self.sql.run("ANALYZE")
+
+    def _copy(
+        self, table: str, types: tuple[str, ...], rows: Iterable[tuple[Any, ...]]
+    ) -> None:
+        statement = SQL("COPY {} FROM STDIN (FORMAT BINARY)").format(Identifier(table))
+        cursor = self.sql._connection.cursor()
+        with cursor, cursor.copy(statement) as copy:
+            copy.set_types(types)
+            for row in rows:
+                copy.write_row(row)
 
     def seal(self, left: int = 0) -> None:
         """Seals all but so many that cannot be; and makes a checkpoint that is due.
@@ -147,6 +178,34 @@ class Log:
             assert (row["seq"], row["prev_hash"]) == (seq, before)
             before = seal_hash(before, seq, row["event_id"].bytes, row["body"])
             assert row["hash"] == before
+
+
+def _made(moment: datetime) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """An event and its personal row."""
+    event_id, user_id, salt = new_id(moment), new_id(moment), secrets.token_bytes(16)
+    personal = {
+        "ip": "192.0.2.7",
+        "user_agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101",
+        "wallet_address": "7vQXv9bUYfDN9bDdyTjVxLkhoXQXz5aEoAcuTVbHj7Yz",
+    }
+    hashes = {name: personal_hash(salt, name, text) for name, text in personal.items()}
+    body = {
+        "action": "session.started",
+        "actor": f"user:{user_id}",
+        "details": {"device": "phone"},
+        "event_id": str(event_id),
+        "event_time": moment.isoformat(),
+        "personal": hashes,
+        "request_id": str(user_id),
+        "session_id": str(user_id),
+        "user_id": str(user_id),
+        "wallet": f"0011223344556677:{hashes['wallet_address']}",
+    }
+    # RFC 8785 for what is ASCII and has no numbers, in a fraction of its time.
+    text = json.dumps(body, separators=(",", ":"), sort_keys=True).encode()
+    beside = json.dumps(personal, separators=(",", ":"), sort_keys=True).encode()
+    event = (event_id, moment, body["action"], user_id, text)
+    return event, (event_id, user_id, salt, beside)
 
 
 @contextmanager
