@@ -18,13 +18,15 @@ class Client:
 
     `address` is its IP address without a port, as far as it can be believed, or None
     where it came by a Unix socket from something other than the edge. `origin` is the
-    web page's, or None.
+    web page's, or None. `outside` means that anybody may be there: the public listener,
+    or something on the edge's socket that does not say which listener it was.
     """
 
     request_id: str
     address: str | None
     user_agent: str
     origin: str | None
+    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from enum import Enum
 
 import structlog
 
+from pourtier_grpc.expected import ExpectedError
+
 _log = structlog.get_logger("pourtier.periodic")
 
 Observe = Callable[[bool, float], object]
@@ -78,16 +80,19 @@ class Periodic:
 
     def _run_once(self) -> float:
         """Runs the work; answers the seconds until the next run."""
-        start = time.monotonic()
+        start, well = time.monotonic(), False
         try:
             answer = self._work()
-        except Exception as error:  # noqa: BLE001 - the next run may do better
-            self._failures += 1
+        except ExpectedError as error:
             _log.warning("periodic work failed", work=self.name, error=repr(error))
             answer = None
+        except Exception:  # noqa: BLE001 - the next run may do better
+            _log.exception("defect", work=self.name)
+            answer = None
         else:
-            self._failures = 0
-        self._observe(self._failures == 0, time.monotonic() - start)
+            well = True
+        self._failures = 0 if well else self._failures + 1
+        self._observe(well, time.monotonic() - start)
         if answer is Progress.MORE:
             return 0.0
         return pause_after(self._failures, self._seconds, self._longest)

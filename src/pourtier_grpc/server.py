@@ -53,6 +53,7 @@ STANDARD_THREADS = 4
 KEY_SECONDS = 0.4
 EXPIRY_SECONDS = 60.0
 CERTIFICATE_SECONDS = 1.0
+SCREENING_SECONDS = 1.0
 GAUGE_SECONDS = 1.0
 REFUSING_THREADS = 2
 # What may be open beside the calls: probes that watch, reflection, refusals under way.
@@ -81,11 +82,15 @@ class Server:
         certificates = certificates_of(settings)
         self._parts = build(settings, clock, self._metrics.queries)
         self._readiness = Readiness(
-            self._parts.database, self._parts.database_clock, self._parts.redis
+            self._parts.database,
+            self._parts.database_clock,
+            self._parts.redis,
+            lambda: self._parts.keyring.signs,
         )
         self._periodic = [
             Periodic("keys", KEY_SECONDS, self._parts.keyring.refresh),
             Periodic("expiry", EXPIRY_SECONDS, self._parts.expiry.sweep),
+            Periodic("screening", SCREENING_SECONDS, self._parts.screening.refresh),
         ]
         if certificates is not None:
             self._periodic.append(
@@ -268,7 +273,9 @@ def open_tracing(settings: Settings) -> Tracing | None:
     endpoint = settings.otel_exporter_otlp_endpoint
     if endpoint is None:
         return None
-    return Tracing(endpoint=endpoint, ratio=settings.traced, version=VERSION)
+    from pourtier_grpc.telemetry import otlp  # noqa: PLC0415 - slow, and seldom needed
+
+    return otlp.OtlpTracing(endpoint=endpoint, ratio=settings.traced, version=VERSION)
 
 
 def servicers_of(
@@ -287,7 +294,13 @@ def servicers_of(
         directory=parts.directory,
         administration=parts.administration,
     )
-    compliance = ComplianceServicer(audit_trail=parts.audit_trail)
+    compliance = ComplianceServicer(
+        audit_trail=parts.audit_trail,
+        documents=parts.documents,
+        consent=parts.consent,
+        deployments=parts.deployments,
+        keyring=parts.keyring,
+    )
     status = StatusServicer(readiness=readiness, version=VERSION)
     return {
         auth_service_pb2.DESCRIPTOR.services_by_name["AuthService"]: auth,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-import redis
-
+from pourtier.v1.user_pb2 import KycLevel
 from pourtier_grpc.auth.access_tokens import AccessTokens
 from pourtier_grpc.auth.api_keys import ApiKeys
 from pourtier_grpc.auth.authenticator import Authenticator
@@ -21,19 +21,31 @@ from pourtier_grpc.auth.sessions import Sessions
 from pourtier_grpc.auth.sign_in import SignIn
 from pourtier_grpc.clock import Clock, SystemClock
 from pourtier_grpc.compliance.audit_trail import AuditTrail
+from pourtier_grpc.compliance.consent import Consent
+from pourtier_grpc.compliance.deployments import Deployments
+from pourtier_grpc.compliance.documents import Documents
+from pourtier_grpc.compliance.receipts import Receipts
+from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.config import ConfigError, Settings
-from pourtier_grpc.store import migrations
+from pourtier_grpc.store.acceptances import AcceptanceStore
 from pourtier_grpc.store.api_keys import ApiKeyStore
 from pourtier_grpc.store.audit import AuditLog
 from pourtier_grpc.store.audit_reader import AuditReader
 from pourtier_grpc.store.clock import DatabaseClock
+from pourtier_grpc.store.deployment_facts import DeploymentFactStore
+from pourtier_grpc.store.documents import DocumentStore
 from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.opening import open_database, require_migrated
 from pourtier_grpc.store.sessions import SessionStore
 from pourtier_grpc.store.users import UserStore
 from pourtier_grpc.telemetry.metrics import QueryMetrics
 from pourtier_grpc.users.admin import Administration
 from pourtier_grpc.users.directory import Directory
 from pourtier_grpc.users.profile import Profiles
+
+if TYPE_CHECKING:
+    # Where none is configured, a start goes without its tenth of a second.
+    import redis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +73,10 @@ class Parts:
     api_keys: ApiKeys
     key_rotation: KeyRotation
     audit_trail: AuditTrail
+    documents: Documents
+    consent: Consent
+    screening: Screening
+    deployments: Deployments
 
     def close(self) -> None:
         """Closes every connection."""
@@ -92,6 +108,13 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
     database_clock.measure()
     clock = clock or database_clock
     keyring = open_keyring(settings, database, clock)
+    screening = Screening(
+        addresses=settings.screened_wallets, file=settings.screened_wallets_file
+    )
+    required_kyc_level = KycLevel.Value(
+        f"KYC_LEVEL_{settings.required_kyc_level.upper()}"
+    )
+    deployment_facts = DeploymentFactStore(database)
     audit_log = AuditLog(keyring.pseudonym)
     users = UserStore(database)
     store = SessionStore(database)
@@ -120,6 +143,17 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         audit_log=audit_log,
         clock=clock,
     )
+    documents = DocumentStore(database)
+    consent = Consent(
+        database=database,
+        documents=documents,
+        acceptances=AcceptanceStore(database),
+        users=users,
+        receipts=Receipts(keyring),
+        audit_log=audit_log,
+        clock=clock,
+        required_kyc_level=required_kyc_level,
+    )
     return Parts(
         database=database,
         database_clock=database_clock,
@@ -137,11 +171,7 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
             lifetimes=lifetimes,
         ),
         own_sessions=OwnSessions(
-            database=database,
-            store=store,
-            sessions=sessions,
-            clock=clock,
-            lifetimes=lifetimes,
+            database=database, sessions=sessions, clock=clock, lifetimes=lifetimes
         ),
         expiry=Expiry(
             database=database, sessions=sessions, lifetimes=lifetimes, clock=clock
@@ -152,6 +182,8 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
             audit_log=audit_log,
             keyring=keyring,
             sessions=sessions,
+            consent=consent,
+            screening=screening,
             policy=SignInPolicy(
                 origins=settings.origins, chain_ids={"solana": settings.solana_network}
             ),
@@ -170,6 +202,18 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
             database=database, folder=settings.keys, audit_log=audit_log, clock=clock
         ),
         audit_trail=AuditTrail(reader=AuditReader(database)),
+        documents=Documents(
+            database=database, store=documents, audit_log=audit_log, clock=clock
+        ),
+        consent=consent,
+        screening=screening,
+        deployments=Deployments(
+            present=deployment_facts,
+            quick=deployment_facts,
+            screening=screening,
+            required_kyc_level=required_kyc_level,
+            clock=clock,
+        ),
     )
 
 
@@ -180,26 +224,13 @@ def refuse_unsafe(settings: Settings) -> None:
         raise ConfigError("; ".join(unsafe))
 
 
-def open_database(settings: Settings, queries: QueryMetrics | None = None) -> Database:
-    """The database of the settings. Raises ConfigError where there is none."""
-    url = settings.database_dsn()
-    if url is None:
-        raise ConfigError("DATABASE_URL is not set")
-    return Database(
-        url,
-        pool_size=settings.database_pool_size,
-        pool_overflow=settings.database_pool_overflow,
-        recycle_seconds=settings.database_pool_recycle_seconds,
-        statement_timeout_seconds=settings.database_statement_timeout_seconds,
-        queries=queries,
-    )
-
-
 def open_redis(settings: Settings) -> redis.Redis | None:
     """A client of Redis, or None where none is configured. Connects when it is used."""
     url = settings.redis_dsn()
     if url is None:
         return None
+    import redis  # noqa: PLC0415 - slow, and for those alone who have configured it
+
     timeout = settings.redis_timeout_seconds
     client: redis.Redis = redis.Redis.from_url(
         url, socket_timeout=timeout, socket_connect_timeout=timeout
@@ -224,16 +255,3 @@ def open_keyring(settings: Settings, database: Database, clock: Clock) -> Keyrin
         lifetimes=lifetimes,
         hs256_secret=shared,
     )
-
-
-def require_migrated(database: Database) -> None:
-    """Raises ConfigError where the database is older than this version needs.
-
-    A newer one is well: migrations keep the version before them working.
-    """
-    current = migrations.current(database)
-    if not migrations.reaches_head(current):
-        raise ConfigError(
-            f"the database is at revision {current or 'none'}, this version needs "
-            f"{migrations.head()}: run `pourtier migrate`"
-        )

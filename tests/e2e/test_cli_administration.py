@@ -225,6 +225,31 @@ def test_nobody_is_a_sentence(
     assert operated.refused("user", verb, who, *rest) == sentence.format(who=who)
 
 
+@pytest.mark.parametrize(
+    "reason", ["", "x" * 501, "nul\0", "two\nlines", "\u202egnirts", "x ", "\udcff"]
+)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("user", "suspend", "{who}"),
+        ("user", "reinstate", "{who}"),
+        ("user", "grant-role", "{who}", "admin"),
+        ("user", "revoke-role", "{who}", "admin"),
+        ("keys", "revoke", "{who}"),
+    ],
+)
+def test_a_reason_is_one_that_an_rpc_would_take(
+    operated: Operated, ann: Ann, words: tuple[str, ...], reason: str
+) -> None:
+    before = operated.sql.everything()
+    done = operated.command(
+        *(word.format(who=ann.user_id) for word in words), "--reason", reason
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Invalid value for '--reason'" in done.stderr
+    assert operated.sql.everything() == before
+
+
 def test_a_suspension_is_followed_at_once(
     operated: Operated, wallet: DevWallet, ann: Ann
 ) -> None:

@@ -24,6 +24,7 @@ import pytest
 
 from pourtier_grpc.devtools.ports import free_port, is_free
 from pourtier_grpc.devtools.state import OUTSIDE, account_of, closed_to
+from support.certificates import Authority, put
 from support.commands import ROOT, environment, pourtier, run
 from support.json_api import JsonApi
 from support.servers import state_folder
@@ -195,6 +196,27 @@ def test_it_prints_addresses_and_commands_that_work_as_printed(data: Path) -> No
         assert "`pourtier dev` runs already" in again.stderr
         assert dev.interrupted() == 0
         assert dev.err == ""
+
+
+def test_its_commands_work_where_the_native_listener_speaks_tls(
+    data: Path, tmp_path: Path
+) -> None:
+    authority = Authority()
+    authority.issue().write(tmp_path)
+    put(tmp_path / "clients.pem", authority.pem)
+    files = {
+        "tls_cert_file": tmp_path / "cert.pem",
+        "tls_key_file": tmp_path / "key.pem",
+        "tls_client_ca_file": tmp_path / "clients.pem",
+    }
+    settings = somewhere(data, **files)
+    with Dev(settings) as dev:
+        dev.started()
+        assert f"localhost:{settings['pourtier_grpc_port']} (TLS)\n" in dev.out
+        _, second, _ = dev.commands()
+        words = "pourtier.v1.AuthService" if "grpcurl" in second else "."
+        assert words in dev.typed(second)
+        assert dev.me()["wallet_type"] == "pourtier-cli"
 
 
 def test_data_is_found_again_whatever_ended_it(data: Path) -> None:

@@ -120,6 +120,16 @@ class TestTrust:
         assert [c.values("x-api-key") for c in service.calls] == [[], ["secret"]]
         assert service.calls[0].values("authorization") == ["Bearer t"]
 
+    def test_the_service_is_told_which_listener_it_was(
+        self, edge: Edge, service: Service
+    ) -> None:
+        forged = [("x-pourtier-listener", "internal")] * 2
+        edge.public.get("/api/users/me", headers=forged)
+        call_grpc(edge.channel(edge.settings.public), ME, metadata=forged)
+        edge.internal.get("/api/users/me")
+        told = [call.values("x-pourtier-listener") for call in service.calls]
+        assert told == [["public"], ["public"], ["internal"]]
+
     def test_strangers_cannot_choose_the_request_id(
         self, edge: Edge, service: Service
     ) -> None:

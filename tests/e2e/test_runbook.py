@@ -60,7 +60,10 @@ def follow(running: Stack, *titles: str) -> subprocess.CompletedProcess[str]:
         grpc_listen=running.native,
         pourtier_http_port=public.port,
     )
-    script = commands(*titles).replace("localhost:9000", public.netloc.decode())
+    script = commands(*titles)
+    for named, listener in (("9000", running.public), ("9001", running.internal)):
+        address = listener.http.base_url.netloc.decode()
+        script = script.replace(f"localhost:{named}", address)
     path = f"{SCRIPT.parent}{os.pathsep}{env['PATH']}"
     return run("bash", "-c", script, env={**env, "PATH": path}, timeout=SCRIPT_TIMEOUT)
 
@@ -153,6 +156,12 @@ def test_after_the_runbook_of_a_stolen_hmac_key_everybody_signs_in_again(
     anew = web.login(wallet)["tokens"]
     refresh = {"refresh_token": anew["refresh_token"]}
     assert answered(web.call("POST", "/api/auth/refresh", refresh))
+
+
+def test_the_runbook_shows_whether_somebody_may_deploy(running: Stack) -> None:
+    done = follow(running, "The first admin", "Who may deploy")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith('{"allowed":true,"denials":[]}')
 
 
 def words_of(script: str) -> Iterator[list[str]]:

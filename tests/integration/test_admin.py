@@ -270,7 +270,20 @@ class TestEveryAct:
             ACTS[act](shared, bearer(chief), missing, WHY)
         assert caught[0].metadata == {"user_id": missing}
 
-    @pytest.mark.parametrize("reason", ["", "x" * 501])
+    @pytest.mark.parametrize(
+        "reason",
+        [
+            "",
+            "x" * 501,
+            "nul\0",
+            "\0",
+            "two\nlines",
+            "\x7f",
+            "\u202egnirts",
+            " x",
+            "x ",
+        ],
+    )
     def test_a_reason_has_its_bounds(
         self, shared: Service, chief: Person, ann: Person, act: str, reason: str
     ) -> None:

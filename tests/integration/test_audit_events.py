@@ -298,6 +298,14 @@ class TestFilters:
         other = person(shared)
         refuse(shared, ann)
         mine = every(shared, boss, user_id=ann.user_id.upper())
+        first = page(shared, boss, user_id=ann.user_id, page_size=1)
+        rest = page(
+            shared,
+            boss,
+            user_id=ann.user_id.upper(),
+            page_token=first.next_page_token,
+        )
+        assert ids([*first.events, *rest.events]) == ids(mine)
         assert {e.user_id for e in mine} == {ann.user_id}
         # Of a refused proof nobody is proven, so it is nobody's.
         assert "proof.refused" not in {e.action for e in mine}

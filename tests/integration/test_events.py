@@ -176,7 +176,7 @@ def test_what_is_personal_of_an_audit_event_lies_beside_it(
         "DELETE FROM audit_events",
         "TRUNCATE audit_events",
         "TRUNCATE audit_events CASCADE",
-        "TRUNCATE audit_events, audit_personal",
+        "TRUNCATE audit_events, audit_personal, audit_seals",
         "UPDATE audit_personal SET body = ''",
     ],
 )

@@ -202,8 +202,7 @@ class TestEverywhere:
                 revoked = time.monotonic()
                 callers.wait(10)
                 _sleep_past_following()
-            # Under way while the key died, a refresh is told to try again.
-            told = set(callers.refused) - {"DATABASE_UNAVAILABLE"}
+            told = set(callers.refused)
             assert told == {"REFRESH_TOKEN_INVALID", "NONCE_INVALID"}
             last = {each.refused[-1][1] for each in callers.outcomes}
             assert last == told

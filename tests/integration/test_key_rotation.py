@@ -3,31 +3,79 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
+from grpc import StatusCode
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from structlog.testing import capture_logs
 
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier_grpc.auth.key_rotation import KeyRotation
+from pourtier_grpc.devtools.wallet import DevWallet
+from pourtier_grpc.store import sessions as session_rows
+from pourtier_grpc.store.audit import AuditLog
 from pourtier_grpc.store.keys import KeyUse
 from support.api import refusal
-from support.callers import person
+from support.callers import Person, person
 from support.keys import in_state, signed_by, states
 from support.proofs import send
 from support.service import Service
+from support.stubs import health_stub
 from support.tokens import me
+from support.waiting import eventually
 
 ACCESS, HMAC, PSEUDONYM = KeyUse.ACCESS, KeyUse.HMAC, KeyUse.PSEUDONYM
+SERVING = HealthCheckResponse.SERVING
+NOT_SERVING = HealthCheckResponse.NOT_SERVING
 
 
 def rotation(service: Service) -> KeyRotation:
     return service.server._parts.key_rotation
 
 
-def follow(service: Service) -> bool:
+def follow(service: Service) -> None:
     """What the process does by itself, a few times a second."""
-    return service.keyring.refresh()
+    service.keyring.refresh()
+
+
+@pytest.fixture
+def elsewhere(own: Service, folder: Path) -> KeyRotation:
+    """The operator on another machine, whose new files do not come here."""
+    shutil.copytree(own.settings.keys, folder / "elsewhere")
+    parts = own.server._parts
+    return KeyRotation(
+        database=parts.database,
+        folder=folder / "elsewhere",
+        audit_log=AuditLog(own.keyring.pseudonym),
+        clock=own.clock,
+    )
+
+
+def bring_files(own: Service, folder: Path) -> None:
+    """The files that were made elsewhere arrive."""
+    shutil.copytree(folder / "elsewhere", own.settings.keys, dirs_exist_ok=True)
+    follow(own)
+
+
+def readiness(service: Service) -> int:
+    request = HealthCheckRequest(service="readiness")
+    return health_stub(service.api.channel).Check(request).status
+
+
+def revoke_after(monkeypatch: pytest.MonkeyPatch, own: Service, function: str) -> None:
+    """Revokes the active HMAC key when a store's function has next done its work."""
+    before = getattr(session_rows, function)
+
+    def work_and_revoke(*args: Any, **named: Any) -> Any:
+        done = before(*args, **named)
+        monkeypatch.setattr(session_rows, function, before)
+        assert revoke(own, in_state(own.sql, HMAC, "active"))
+        return done
+
+    monkeypatch.setattr(session_rows, function, work_and_revoke)
 
 
 def rotate(service: Service, use: KeyUse = ACCESS) -> str:
@@ -88,7 +136,7 @@ class TestRotation:
         follow(own)
         assert first in published(own)
         own.clock.move(seconds=1)
-        assert follow(own)
+        follow(own)
         assert first not in published(own)
         with refusal("TOKEN_INVALID"):
             me(own.api, ann.bearer)
@@ -221,13 +269,117 @@ class TestRevocation:
         missing = own.settings.keys / f"access-{in_state(own.sql, ACCESS, 'next')}.jwk"
         kept = missing.read_bytes()
         missing.unlink()
-        with capture_logs() as logs:
-            assert not follow(own)
-        assert any(missing.name in str(line.get("reason")) for line in logs)
+        follow(own)
         with refusal("TOKEN_INVALID"):
             me(own.api, ann.bearer)
+        # The one that signs now was here already.
+        tokens = own.api.refresh(ann.tokens.refresh_token)
+        assert signed_by(tokens.access_token) == in_state(own.sql, ACCESS, "active")
+        assert me(own.api, tokens.access_token).user_id == ann.user_id
+        assert missing.stem.removeprefix("access-") not in published(own)
         missing.write_bytes(kept)
         missing.chmod(0o600)
-        assert follow(own)
-        tokens = own.api.refresh(ann.tokens.refresh_token)
+        follow(own)
+        assert missing.stem.removeprefix("access-") in published(own)
+
+    def test_a_process_without_the_rotated_file_signs_as_before(
+        self, own: Service, elsewhere: KeyRotation, folder: Path
+    ) -> None:
+        ann = person(own)
+        elsewhere.rotate(ACCESS)
+        active = elsewhere.rotate(ACCESS)
+        follow(own)
+        tokens = own.api.login(ann.wallet).tokens
+        assert signed_by(tokens.access_token) == signed_by(ann.bearer)
         assert me(own.api, tokens.access_token).user_id == ann.user_id
+        bring_files(own, folder)
+        tokens = own.api.login(ann.wallet).tokens
+        assert signed_by(tokens.access_token) == active
+
+    @pytest.mark.parametrize("use", [ACCESS, HMAC])
+    def test_a_process_that_has_nothing_but_revoked_keys_signs_with_none(
+        self, own: Service, elsewhere: KeyRotation, folder: Path, use: KeyUse
+    ) -> None:
+        ann, proof = person(own), own.api.proof(DevWallet.generate())
+        assert eventually(lambda: readiness(own) == SERVING)
+        known = set(states(own.sql, use))
+        with capture_logs() as logs:
+            for state in ("next", "active"):
+                elsewhere.revoke(in_state(own.sql, use, state), "stolen")
+            follow(own)
+            before = own.sql.everything()
+            with refusal("SERVICE_UNAVAILABLE", StatusCode.UNAVAILABLE) as caught:
+                own.api.login(ann.wallet)
+            assert caught[0].retry is not None
+            if use is ACCESS:
+                assert published(own) == []
+                with refusal("TOKEN_INVALID"):
+                    me(own.api, ann.bearer)
+                # Neither the proof nor the refresh token is used up.
+                with refusal("SERVICE_UNAVAILABLE"):
+                    send(own, "Register", proof)
+                with refusal("SERVICE_UNAVAILABLE"):
+                    own.api.refresh(ann.tokens.refresh_token)
+            else:
+                with refusal("NONCE_INVALID"):
+                    send(own, "VerifyWallet", proof)
+                with refusal("REFRESH_TOKEN_INVALID"):
+                    own.api.refresh(ann.tokens.refresh_token)
+            assert eventually(lambda: readiness(own) == NOT_SERVING)
+        counts = "refused_proofs"
+        assert {**own.sql.everything(), counts: []} == {**before, counts: []}
+        said = [line["event"] for line in logs if line["log_level"] == "error"]
+        assert "there is no key to sign with; nobody can sign in here" in said
+        # Told once, however often it is found.
+        assert said.count("keys cannot be followed") <= 2
+        bring_files(own, folder)
+        tokens = own.api.login(ann.wallet).tokens
+        if use is ACCESS:
+            assert signed_by(tokens.access_token) not in known
+            assert send(own, "Register", proof)
+        assert own.api.refresh(tokens.refresh_token)
+        assert eventually(lambda: readiness(own) == SERVING)
+
+
+class TestRevocationDuringARefresh:
+    """The key dies when the session has been moved on, and has no tokens yet."""
+
+    @pytest.fixture
+    def ann(self, own: Service) -> Person:
+        made = person(own)
+        own.clock.move(minutes=1)
+        return made
+
+    @pytest.mark.parametrize("function", ["find", "rotate"])
+    def test_a_token_under_it_is_refused_as_any_other(
+        self,
+        own: Service,
+        ann: Person,
+        monkeypatch: pytest.MonkeyPatch,
+        function: str,
+    ) -> None:
+        revoke_after(monkeypatch, own, function)
+        with refusal("REFRESH_TOKEN_INVALID"):
+            own.api.refresh(ann.tokens.refresh_token)
+        with refusal("REFRESH_TOKEN_INVALID"):
+            own.api.refresh(ann.tokens.refresh_token)
+
+    def test_a_token_under_another_gets_tokens_under_the_one_that_signs_then(
+        self, own: Service, ann: Person, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rotate(own, HMAC)
+        revoke_after(monkeypatch, own, "rotate")
+        tokens = own.api.refresh(ann.tokens.refresh_token)
+        own.clock.move(minutes=1)
+        assert own.api.refresh(tokens.refresh_token)
+
+    def test_a_token_whose_successor_is_under_it_gets_another_successor(
+        self, own: Service, ann: Person
+    ) -> None:
+        rotate(own, HMAC)
+        lost = own.api.refresh(ann.tokens.refresh_token)
+        assert revoke(own, in_state(own.sql, HMAC, "active"))
+        with refusal("REFRESH_TOKEN_INVALID"):
+            own.api.refresh(lost.refresh_token)
+        tokens = own.api.refresh(ann.tokens.refresh_token)
+        assert own.api.refresh(tokens.refresh_token) == tokens

@@ -74,6 +74,7 @@ def test_a_sign_in_writes_one_session_and_one_consumed_nonce(shared: Service) ->
         "sessions": 1,
         "consumed_nonces": 1,
         "audit_events": 1,
+        "audit_unsealed": 1,
         "audit_personal": 1,
     }
 

@@ -24,7 +24,8 @@ from pourtier_grpc.config import Settings, load
 from pourtier_grpc.store.audit import AuditEvent, AuditLog, personal_hash
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
-from pourtier_grpc.wiring import open_database, open_keyring
+from pourtier_grpc.store.opening import open_database
+from pourtier_grpc.wiring import open_keyring
 from support.clock import ManualClock
 from support.sql import Sql
 from support.waiting import eventually

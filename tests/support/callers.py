@@ -36,7 +36,7 @@ class Person:
         return self.tokens.access_token
 
 
-def person(service: Service, **fields: str) -> Person:
+def person(service: Service, **fields: Any) -> Person:
     """A new account."""
     wallet, made = service.registered(**fields)
     return Person(wallet=wallet, user=made.user, tokens=made.tokens)
@@ -46,7 +46,7 @@ def administration(service: Service) -> Administration:
     return service.server._parts.administration
 
 
-def admin(service: Service, **fields: str) -> Person:
+def admin(service: Service, **fields: Any) -> Person:
     """A new account that has the role, by command."""
     made = person(service, **fields)
     administration(service).grant_role(UUID(made.user_id), ADMIN_ROLE, BY_COMMAND)

@@ -25,6 +25,7 @@ from pourtier_grpc.errors import ErrorReason
 from pourtier_grpc.interceptors.error_mapping import CODE_OF_REASON
 from pourtier_grpc.store.keys import KeyUse
 from pourtier_grpc.users.admin import Act
+from support import legal
 from support.api import TIMEOUT, refused
 from support.json_api import HTTP_STATUS, JsonApi
 from support.rpcs import Binding, NoRequestError, Rpc, minimal, rule_of
@@ -130,6 +131,8 @@ class Person:
     session_id: str
     wallet_address: str
     bearer: str
+    # Nobody's own, and there for everybody.
+    document_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +167,22 @@ NAMED = {
         unknown=lambda: str(uuid4()),
         not_found="SESSION_NOT_FOUND",
         hides=True,
+    ),
+    "ValidateDeploymentRequest.user_id": Named(
+        of=lambda person: person.user_id,
+        unknown=lambda: str(uuid4()),
+        # That there is no such user is an answer, too.
+        not_found=OK,
+    ),
+    "document_id": Named(
+        of=lambda person: person.document_id,
+        unknown=lambda: str(uuid4()),
+        not_found="DOCUMENT_NOT_FOUND",
+    ),
+    "document_ids": Named(
+        of=lambda person: [person.document_id],
+        unknown=lambda: [str(uuid4())],
+        not_found="DOCUMENT_NOT_FOUND",
     ),
     "GetUserByWalletRequest.wallet_address": Named(
         of=lambda person: person.wallet_address,
@@ -287,6 +306,7 @@ class World:
         self._parts = service.server._parts
         self._scopes = frozenset(scopes)
         self._edges = edges
+        self._document_id = legal.publish(service).document_id
         self._people: dict[Caller, Person] = {}
         self._api_keys: dict[frozenset[str], str] = {}
         self._expired_key = self._make_api_key(self._scopes, timedelta(minutes=1))
@@ -416,12 +436,14 @@ class World:
         return person
 
     def _register(self) -> Person:
-        wallet, made = self.service.registered()
+        agreed = legal.in_force(self.service)
+        wallet, made = self.service.registered(accepted_document_ids=agreed)
         return Person(
             user_id=made.user.user_id,
             session_id=made.tokens.session_id,
             wallet_address=wallet.address,
             bearer=made.tokens.access_token,
+            document_id=self._document_id,
         )
 
     def _under_a_revoked_key(self) -> Person:

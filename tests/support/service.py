@@ -37,7 +37,7 @@ class Service:
     def keyring(self) -> Keyring:
         return self.server._parts.keyring
 
-    def registered(self, **fields: str) -> tuple[DevWallet, pb.RegisterResponse]:
+    def registered(self, **fields: Any) -> tuple[DevWallet, pb.RegisterResponse]:
         """A new wallet, and the account that it has opened."""
         wallet = DevWallet.generate()
         return wallet, self.api.register(wallet, **fields)

@@ -10,6 +10,7 @@ from itertools import pairwise
 import pytest
 from structlog.testing import capture_logs
 
+from pourtier_grpc.expected import ExpectedError
 from pourtier_grpc.periodic import Periodic, Progress, pause_after, stop_all
 from support.waiting import eventually
 
@@ -57,14 +58,16 @@ def test_who_has_more_to_do_is_run_again_at_once_and_others_are_not() -> None:
 
 
 def test_what_it_raises_is_logged_and_does_not_end_it() -> None:
-    work = Count(*[ValueError("no")] * 3)
+    work = Count(*[ValueError("no")] * 3, *[ExpectedError("no")] * 2)
     with capture_logs() as logs:
         loop = Periodic("loop", 0.01, work)
         loop.start()
-        assert eventually(lambda: work.runs >= 5)
+        assert eventually(lambda: work.runs >= 7)
         assert loop.stop(5)
-    failures = [line for line in logs if line["event"] == "periodic work failed"]
-    assert [line["error"] for line in failures] == ["ValueError('no')"] * 3
+    # A defect with its stack, what can be expected with its sentence.
+    assert [line["event"] for line in logs] == ["defect"] * 3 + [
+        "periodic work failed"
+    ] * 2
 
 
 def test_each_run_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,7 +224,7 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeAllSessions(self, request, context):
-        """Ends all of the caller's sessions, or all but the calling one.
+        """Ends all of the caller's live sessions, or all but the calling one.
 
         Any signed-in user may call it. Repeated, it ends what has begun since.
 

@@ -126,7 +126,7 @@ class AuthServiceStub:
     user.
     """
     RevokeAllSessions: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RevokeAllSessionsRequest, _auth_service_pb2.RevokeAllSessionsResponse]
-    """Ends all of the caller's sessions, or all but the calling one.
+    """Ends all of the caller's live sessions, or all but the calling one.
 
     Any signed-in user may call it. Repeated, it ends what has begun since.
 
@@ -250,7 +250,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     user.
     """
     RevokeAllSessions: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RevokeAllSessionsRequest, _auth_service_pb2.RevokeAllSessionsResponse]  # type: ignore[assignment]
-    """Ends all of the caller's sessions, or all but the calling one.
+    """Ends all of the caller's live sessions, or all but the calling one.
 
     Any signed-in user may call it. Repeated, it ends what has begun since.
 
@@ -425,7 +425,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.RevokeAllSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.RevokeAllSessionsResponse, _abc.Awaitable[_auth_service_pb2.RevokeAllSessionsResponse]]:
-        """Ends all of the caller's sessions, or all but the calling one.
+        """Ends all of the caller's live sessions, or all but the calling one.
 
         Any signed-in user may call it. Repeated, it ends what has begun since.
 

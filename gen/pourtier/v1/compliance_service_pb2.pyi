@@ -283,10 +283,10 @@ class PublishDocumentRequest(_message.Message):
     title: _builtins.str
     """Its title, in its language. At most 200 characters on one line."""
     content: _builtins.str
-    """The text. Its UTF-8 bytes are what is hashed, and what is kept."""
+    """The text, without NUL. Its UTF-8 bytes are what is hashed, and what is kept."""
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
-        """From when on it is in force. Absent: from now on."""
+        """From when on it is in force. Absent, or past: from now on."""
 
     def __init__(
         self,
@@ -530,7 +530,9 @@ class ConsentNeeded(_message.Message):
 
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[_document_pb2.Document]:
-        """The newest text of it in each language, without content: accepting one is enough."""
+        """The newest text of it in each language, without content: accepting one is enough.
+        What is missing has those in force here, what is announced those announced.
+        """
 
     def __init__(
         self,

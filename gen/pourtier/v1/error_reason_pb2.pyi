@@ -29,7 +29,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 2
     """(INVALID_ARGUMENT) One or more fields break their rules; see the
     `BadRequest.field_violations`.
-    Metadata: `{"field": "wallet_address"}`, the first of them.
+    Metadata: `{"field": "wallet_address"}`, the first of them; empty where all that is
+    known is that a text has a NUL, which cannot be kept.
     """
     ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 3
     """(INVALID_ARGUMENT) The request is not a message of the method's type: damaged,
@@ -66,8 +67,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `{}`.
     """
     ERROR_REASON_SERVICE_UNAVAILABLE: _ErrorReason.ValueType  # 10
-    """(UNAVAILABLE) No process of the service could be reached, or none took the call.
-    Sent by the edge. Try again after the `RetryInfo` delay, where there is one.
+    """(UNAVAILABLE) No process of the service could be reached, or none took the call:
+    then sent by the edge. Or the process has no key to sign with, and signs nobody in.
+    Try again after the `RetryInfo` delay, where there is one.
     Metadata: `{}`.
     """
     ERROR_REASON_CREDENTIALS_MISSING: _ErrorReason.ValueType  # 20
@@ -267,7 +269,8 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 1
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 2
 """(INVALID_ARGUMENT) One or more fields break their rules; see the
 `BadRequest.field_violations`.
-Metadata: `{"field": "wallet_address"}`, the first of them.
+Metadata: `{"field": "wallet_address"}`, the first of them; empty where all that is
+known is that a text has a NUL, which cannot be kept.
 """
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 3
 """(INVALID_ARGUMENT) The request is not a message of the method's type: damaged,
@@ -304,8 +307,9 @@ ERROR_REASON_CONFLICT: ErrorReason.ValueType  # 9
 Metadata: `{}`.
 """
 ERROR_REASON_SERVICE_UNAVAILABLE: ErrorReason.ValueType  # 10
-"""(UNAVAILABLE) No process of the service could be reached, or none took the call.
-Sent by the edge. Try again after the `RetryInfo` delay, where there is one.
+"""(UNAVAILABLE) No process of the service could be reached, or none took the call:
+then sent by the edge. Or the process has no key to sign with, and signs nobody in.
+Try again after the `RetryInfo` delay, where there is one.
 Metadata: `{}`.
 """
 ERROR_REASON_CREDENTIALS_MISSING: ErrorReason.ValueType  # 20

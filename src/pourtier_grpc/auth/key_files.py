@@ -17,11 +17,9 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PrivateKey,
-    Ed25519PublicKey,
-)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pourtier_grpc import ownership
 from pourtier_grpc.config import ConfigError
 from pourtier_grpc.store.keys import KeyUse
 
@@ -51,7 +49,7 @@ def make(folder: Path, use: KeyUse) -> str:
     """
     if use in ED25519:
         private = Ed25519PrivateKey.generate()
-        public = okp(private.public_key())
+        public = okp(private.public_key().public_bytes_raw())
         jwk = {**public, "d": encode(private.private_bytes_raw())}
         key_id = thumbprint(public)
     else:
@@ -86,7 +84,7 @@ def read(folder: Path, use: KeyUse, key_id: str) -> bytes:
         raise ConfigError(f"{path} is damaged: its key is not of {KEY_BYTES} bytes")
     if use in ED25519:
         public = Ed25519PrivateKey.from_private_bytes(secret).public_key()
-        if thumbprint(okp(public)) != key_id:
+        if thumbprint(okp(public.public_bytes_raw())) != key_id:
             raise ConfigError(f"{path} holds another key than its name says")
     return secret
 
@@ -97,9 +95,9 @@ def thumbprint(jwk: Mapping[str, str]) -> str:
     return encode(hashlib.sha256(canonical.encode()).digest())
 
 
-def okp(public: Ed25519PublicKey) -> dict[str, str]:
+def okp(public: bytes) -> dict[str, str]:
     """The required members of an Ed25519 public key (RFC 8037)."""
-    return {"crv": "Ed25519", "kty": "OKP", "x": encode(public.public_bytes_raw())}
+    return {"crv": "Ed25519", "kty": "OKP", "x": encode(public)}
 
 
 def encode(value: bytes) -> str:
@@ -135,22 +133,19 @@ def _write(path: Path, text: str) -> None:
 def _read_private(path: Path) -> str:
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
-        if status.st_mode & 0o077:
-            raise ConfigError(f"{path} can be read by others: its mode must be 0600")
-        if not stat.S_ISREG(status.st_mode) or not _trusted(status.st_uid):
-            raise ConfigError(f"{path} is not a file of the service's own user")
+        fault = ownership.fault_of_secret(status)
+        if fault is None and not stat.S_ISREG(status.st_mode):
+            fault = "is not a file"
+        if fault is not None:
+            raise ConfigError(f"{path} {fault}")
         return file.read(MAX_FILE_BYTES).decode("ascii")
 
 
 def _refuse_shared_folder(folder: Path) -> None:
     """Whoever can put files there chooses the keys."""
     status = folder.stat()
-    if status.st_mode & 0o022 or not _trusted(status.st_uid):
+    if status.st_mode & 0o022 or not ownership.is_trusted(status.st_uid):
         raise ConfigError(
             f"KEY_DIR={folder} can be written to by others: it must belong to the "
             "service's user, with mode 0700"
         )
-
-
-def _trusted(owner: int) -> bool:
-    return owner in {0, os.geteuid()}

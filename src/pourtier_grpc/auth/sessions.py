@@ -59,9 +59,10 @@ class Sessions:
     ) -> Session:
         """Opens a session for a wallet (chain, address) of a user whom `tx` has locked.
 
-        Raises USER_SUSPENDED.
+        Raises USER_SUSPENDED, or SERVICE_UNAVAILABLE where it could have no tokens.
         """
         require_active(user.status)
+        self._keyring.require_signing()
         now = self._clock.now()
         chain, address = wallet
         session = Session(
@@ -89,7 +90,8 @@ class Sessions:
         """The tokens of a session's present generation.
 
         Raises DATABASE_UNAVAILABLE where another process has written it with a key that
-        this one does not have yet.
+        this one does not have yet, or where that key was revoked a moment ago, and
+        SERVICE_UNAVAILABLE where there is no key to sign with.
         """
         key = self._keyring.hmac_key(bytes.fromhex(session.key_id))
         if key is None:
@@ -172,7 +174,7 @@ class Sessions:
         `actor` is who ends them; by default it is a rule of the service.
         """
         now = self._clock.now()
-        ended = sessions.end(tx, session_ids, cause, now)
+        ended = sessions.end(tx, UUID(user.user_id), session_ids, cause, now)
         if not ended:
             return 0
         events = [event for each in ended for event in _events(each, cause)]

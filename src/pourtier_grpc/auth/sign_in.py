@@ -26,9 +26,16 @@ from pourtier_grpc.auth.proof import (
     domain_of,
 )
 from pourtier_grpc.auth.sessions import Sessions
-from pourtier_grpc.auth.wallets import MessageTime, SignInMessage, chain_named
+from pourtier_grpc.auth.wallets import (
+    DEFAULT_CHAIN,
+    MessageTime,
+    SignInMessage,
+    chain_named,
+)
 from pourtier_grpc.caller import Client, actor_of_user
 from pourtier_grpc.clock import Clock
+from pourtier_grpc.compliance.consent import Consent
+from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import nonces, outbox, refused_proofs
 from pourtier_grpc.store import users as user_rows
@@ -40,7 +47,6 @@ from pourtier_grpc.store.sessions import Session
 from pourtier_grpc.store.users import NewUser, UserReader
 
 STATEMENT = "Sign in to Lumiere. This is no transaction and costs nothing."
-DEFAULT_CHAIN = "solana"
 # A proof that could be read, of an address that could be one, and that does not hold.
 REFUSED = frozenset(
     {
@@ -60,12 +66,13 @@ REFUSED = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What a person says of themselves when they register."""
+    """What a person says of themselves when they register, and what they agree to."""
 
     wallet_type: str
     display_name: str
     email: str
     locale: str
+    accepted_document_ids: tuple[UUID, ...] = ()
 
 
 class SignIn:
@@ -79,6 +86,8 @@ class SignIn:
         audit_log: AuditLog,
         keyring: Keyring,
         sessions: Sessions,
+        consent: Consent,
+        screening: Screening,
         policy: SignInPolicy,
         clock: Clock,
         challenge_lifetime: timedelta,
@@ -88,6 +97,8 @@ class SignIn:
         self._audit = audit_log
         self._keyring = keyring
         self._sessions = sessions
+        self._consent = consent
+        self._screening = screening
         self._policy = policy
         self._clock = clock
         self._challenge_lifetime = challenge_lifetime
@@ -148,12 +159,15 @@ class SignIn:
     def register(
         self, proof: Proof, profile: Profile, client: Client
     ) -> tuple[User, Tokens]:
-        """Opens an account for a wallet and a session in it.
+        """Opens an account for a wallet and a session in it, with consent to all texts.
 
-        Raises the errors of a proof, or WALLET_ALREADY_REGISTERED.
+        Raises the errors of a proof, WALLET_SCREENED, WALLET_ALREADY_REGISTERED, or
+        those of `Consent.accept_all_required`.
         """
         with self._counted(proof, client):
             verified, raw_nonce, expire_time = self._check(proof)
+        # Only a wallet's owner learns that it is not served.
+        self._screening.refuse(verified.address)
         now = self._clock.now()
         new = NewUser(
             user_id=new_id(now),
@@ -177,6 +191,9 @@ class SignIn:
             outbox.record_change(tx, user, now, created)
             self._audit.append(tx, _event("user.registered", user, now, client))
             session = self._open(tx, user, verified, client)
+            self._consent.accept_all_required(
+                tx, user, session.session_id, profile.accepted_document_ids, client
+            )
             tx.commit()
         return user, self._sessions.tokens(user, session)
 

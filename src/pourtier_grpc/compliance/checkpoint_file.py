@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from pourtier_grpc.compliance.evidence import EvidenceError, Kind, verify
 from pourtier_grpc.compliance.evidence_keys import known_keys
+from pourtier_grpc.expected import ExpectedError
 from pourtier_grpc.store import seals
 from pourtier_grpc.store.engine import Database, Reader
 
@@ -22,7 +23,7 @@ BATCH = 500
 TAIL_BYTES = 64 * 1024
 
 
-class CheckpointFileError(Exception):
+class CheckpointFileError(ExpectedError):
     """The file is not the one that this service wrote; the text says why."""
 
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pourtier_grpc.auth import key_files
 from pourtier_grpc.auth.keyring import EvidenceKey
+from pourtier_grpc.expected import ExpectedError
 
 PREFIX = b"pourtier-evidence-v1\0"
 MEMBERS = frozenset({"body", "kid", "kind", "signature"})
@@ -32,13 +33,17 @@ class Kind(StrEnum):
     EXTRACT = "extract"
 
 
-class EvidenceError(Exception):
+class EvidenceError(ExpectedError):
     """A statement that cannot be relied on; the text says why."""
 
 
 def sign(key: EvidenceKey, kind: Kind, body: Mapping[str, Any]) -> bytes:
     """A signed statement. `body` holds what RFC 8785 can write."""
-    statement = {"body": dict(body), "kid": key.key_id, "kind": kind.value}
+    statement: dict[str, Any] = {
+        "body": dict(body),
+        "kid": key.key_id,
+        "kind": kind.value,
+    }
     signature = key.signing.sign(PREFIX + rfc8785.dumps(statement))
     return rfc8785.dumps({**statement, "signature": key_files.encode(signature)})
 
@@ -69,6 +74,15 @@ def verify(
     if not isinstance(body, dict):
         raise EvidenceError("it states nothing")
     return body
+
+
+def read_keys(text: bytes) -> dict[str, Ed25519PublicKey]:
+    """The keys of a JSON Web Key Set as it was published; see `keys_of`."""
+    try:
+        jwks = json.loads(text)
+    except (ValueError, RecursionError):
+        raise EvidenceError("it is no JSON Web Key Set") from None
+    return keys_of(jwks)
 
 
 def keys_of(jwks: Mapping[str, Any]) -> dict[str, Ed25519PublicKey]:

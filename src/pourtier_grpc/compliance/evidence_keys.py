@@ -19,7 +19,7 @@ def known_keys(reader: Reader) -> dict[str, Ed25519PublicKey]:
     for record in keys.all_keys(reader):
         if record.public_key is None:
             continue
-        public = Ed25519PublicKey.from_public_bytes(record.public_key)
-        if key_files.thumbprint(key_files.okp(public)) == record.key_id:
+        if key_files.thumbprint(key_files.okp(record.public_key)) == record.key_id:
+            public = Ed25519PublicKey.from_public_bytes(record.public_key)
             found[record.key_id] = public
     return found

@@ -17,6 +17,7 @@ from uuid import UUID
 from pourtier_grpc.auth.keyring import Keyring
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.compliance.evidence import Kind, sign
+from pourtier_grpc.expected import ExpectedError
 from pourtier_grpc.store import seals
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.seals import Checkpoint, Seal, Waiting
@@ -30,7 +31,7 @@ CHECKPOINT_EVENTS = 1000
 CHECKPOINT_INTERVAL = timedelta(minutes=1)
 
 
-class SealingError(Exception):
+class SealingError(ExpectedError):
     """The chain cannot be gone on with, since it is not the one that was sealed."""
 
 

@@ -15,12 +15,14 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from pourtier_grpc.config import Settings, load
+from pourtier_grpc.compliance.samples import publish_samples
+from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.edge import Address, EdgeSettings, read_contract, render
 from pourtier_grpc.devtools.embedded import EmbeddedServer
 from pourtier_grpc.devtools.envoy import EmbeddedEnvoy
+from pourtier_grpc.devtools.migrating import migrate_url
 from pourtier_grpc.devtools.ports import require_free
-from pourtier_grpc.devtools.postgres import EmbeddedPostgres, embedded_database
+from pourtier_grpc.devtools.postgres import EmbeddedPostgres
 from pourtier_grpc.devtools.process import (
     ChildProcess,
     DevServerError,
@@ -30,8 +32,7 @@ from pourtier_grpc.devtools.redis import EmbeddedRedis
 from pourtier_grpc.devtools.state import State, open_state
 from pourtier_grpc.listening import MAX_SOCKET_PATH
 from pourtier_grpc.server import descriptor_set
-from pourtier_grpc.store import migrations
-from pourtier_grpc.wiring import open_database
+from pourtier_grpc.wiring import build
 
 WATCH_SECONDS = 0.5
 PORTS = {
@@ -107,6 +108,7 @@ class Stack:
             "KEY_DIR": str(self._settings.keys.absolute()),
         }
         migrate_url(environment["DATABASE_URL"])
+        seed(self._settings.with_database(environment["DATABASE_URL"]))
         self._add(self._service(environment))
         self._add(self._edge(environment["GRPC_UNIX_SOCKET"]))
 
@@ -162,26 +164,15 @@ class Stack:
             raise _ToldToStopError
 
 
-@contextlib.contextmanager
-def with_database(settings: Settings) -> Iterator[Settings]:
-    """The settings, with the embedded database's URL where they name no other.
-
-    The embedded server is started where it is not running, and then stopped again.
-    """
-    if settings.database_url is not None or settings.production:
-        yield settings
+def seed(settings: Settings) -> None:
+    """Gives a platform without legal texts samples, so that somebody can register."""
+    if settings.production:
         return
-    with embedded_database(settings.pourtier_data_dir) as url:
-        yield settings.with_database(url)
-
-
-def migrate_url(url: str) -> str:
-    """Brings the database of a URL to the newest revision; answers which one it is."""
-    database = open_database(load(database_url=url))
+    made = build(settings)
     try:
-        return migrations.migrate(database)
+        publish_samples(made.documents)
     finally:
-        database.close()
+        made.close()
 
 
 def edge_settings(
@@ -229,12 +220,20 @@ def is_ready(target: str) -> bool:
 def greeting(settings: Settings, folders: Iterable[Path], grpcurl: str | None) -> str:
     """Where everything is, and three commands to try, which work as they are printed.
 
-    `grpcurl` is how it is called here, or None where there is none.
+    `grpcurl` is how it is called here, or None where there is none. Where the native
+    listener speaks TLS, which clients' files open it is not known here: the commands
+    take the service's Unix socket.
     """
     http, native = settings.pourtier_http_port, settings.listen[0]
     native = native.replace("127.0.0.1", "localhost")
     sign_in = f"{_pourtier(settings)} wallet sign-in"
-    second = f"{grpcurl} -plaintext {native} list" if grpcurl else sign_in
+    listed = native
+    if settings.tls:
+        path = socket_path(settings.pourtier_data_dir)
+        sign_in += f" --target {shlex.quote(f'unix:{path}')}"
+        listed = f"-unix {shlex.quote(str(path))}"
+        native += " (TLS)"
+    second = f"{grpcurl} -plaintext {listed} list" if grpcurl else sign_in
     return f"""\
 Pourtier is running.
 

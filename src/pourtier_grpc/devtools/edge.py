@@ -11,7 +11,6 @@ each RPC: the public one has what people may call, the internal one everything.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,6 +32,8 @@ from pourtier_grpc.devtools.edge_settings import (
 from pourtier_grpc.devtools.edge_tls import secrets, transport_socket
 from pourtier_grpc.devtools.edge_yaml import Node, Note, typed
 from pourtier_grpc.devtools.edge_yaml import render as render_yaml
+from pourtier_grpc.devtools.generated import only_compares
+from pourtier_grpc.interceptors.entry import INTERNAL_LISTENER
 
 __all__ = [
     "Address",
@@ -77,7 +78,7 @@ def build(contract: Contract, settings: EdgeSettings) -> dict[str, Node]:
         strict_transport=settings.public_tls is not None,
     )
     internal = Listener(
-        name="internal",
+        name=INTERNAL_LISTENER,
         address=settings.internal,
         origins=settings.internal_origins,
         keeps_request_id=True,
@@ -131,11 +132,7 @@ def committed_contract() -> Contract:
 
 def main(arguments: Iterable[str] | None = None) -> int:
     """The command; answers 0, or 1 where the edge is not in order."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
-    check: bool = parser.parse_args(
-        list(arguments) if arguments is not None else None
-    ).check
+    check = only_compares(__doc__, arguments)
     try:
         text = render(EdgeSettings())
     except EdgeError as error:

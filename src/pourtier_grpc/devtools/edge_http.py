@@ -9,6 +9,7 @@ from datetime import timedelta
 from pourtier_grpc.devtools.edge_contract import Contract
 from pourtier_grpc.devtools.edge_guard import cleaning, guard
 from pourtier_grpc.devtools.edge_replies import local_reply_config
+from pourtier_grpc.devtools.edge_rewrites import head_as_get, trailing_slash
 from pourtier_grpc.devtools.edge_settings import (
     Address,
     EdgeSettings,
@@ -153,6 +154,15 @@ class HttpParts:
         return [
             cleaning(),
             _remember_request(),
+            Note(
+                "A path also answers with a trailing slash; to the transcoder a verb"
+                " before one is none.",
+                trailing_slash(),
+            ),
+            Note(
+                "What answers GET answers HEAD, which load balancers probe with.",
+                head_as_get(),
+            ),
             _http_filter(CORS, "cors.v3.Cors"),
             *(_compressor(name, compressed) for name in ("zstd", "brotli", "gzip")),
             _http_filter("envoy.filters.http.grpc_web", "grpc_web.v3.GrpcWeb"),
@@ -235,7 +245,8 @@ def _request_id(listener: Listener) -> Node:
     return Note(
         value=False,
         comment="Strangers get an id of ours: it leads to one call in the logs only if"
-        " nobody else can choose it. traceparent passes.",
+        " nobody else can choose it. traceparent passes: the service takes its ids, and"
+        " decides by itself whether to sample.",
     )
 
 

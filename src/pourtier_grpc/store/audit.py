@@ -60,17 +60,14 @@ class AuditLog:
         event_id = new_id(event.time)
         user_id = None if event.user is None else UUID(event.user.user_id)
         salt = secrets.token_bytes(SALT_BYTES)
-        personal = _personal(event)
+        personal = personal_fields(event.user, event.client)
         body = {
             "action": event.action,
             "actor": event.actor,
             "details": dict(event.details),
             "event_id": str(event_id),
             "event_time": event.time.isoformat(),
-            "personal": {
-                name: personal_hash(salt, name, value)
-                for name, value in personal.items()
-            },
+            "personal": hashed(salt, personal),
             "request_id": None if event.client is None else event.client.request_id,
             "session_id": None if event.session_id is None else str(event.session_id),
             "user_id": None if user_id is None else str(user_id),
@@ -108,11 +105,17 @@ def personal_hash(salt: bytes, name: str, value: str) -> str:
     return hashlib.sha256(field_salt + value.encode()).hexdigest()
 
 
-def _personal(event: AuditEvent) -> dict[str, str]:
+def hashed(salt: bytes, personal: Mapping[str, str]) -> dict[str, str]:
+    """Personal fields as evidence holds them; see `personal_hash`."""
+    return {name: personal_hash(salt, name, value) for name, value in personal.items()}
+
+
+def personal_fields(user: User | None, client: Client | None) -> dict[str, str]:
+    """What is personal of something that somebody did, or that happened to them."""
     personal = {}
-    if event.client is not None:
-        personal["ip"] = event.client.address or ""
-        personal["user_agent"] = event.client.user_agent[:MAX_USER_AGENT]
-    if event.user is not None:
-        personal["wallet_address"] = event.user.wallet_address
+    if client is not None:
+        personal["ip"] = client.address or ""
+        personal["user_agent"] = client.user_agent[:MAX_USER_AGENT]
+    if user is not None:
+        personal["wallet_address"] = user.wallet_address
     return personal

@@ -41,6 +41,8 @@ QUERY_CANCELLED = "57014"
 SNAPSHOT = re.compile(r"[0-9A-F-]+", re.ASCII)
 # How many rows of a stream travel together.
 STREAM_ROWS = 500
+# A NUL in a text or in JSON: character not in repertoire, untranslatable character.
+NULS = ("22021", "22P05")
 # How exactly statements keep to the call's deadline; finer would cost a journey each.
 TIMEOUT_GRANULARITY_SECONDS = 0.1
 
@@ -118,8 +120,9 @@ class Database:
     Every wait ends with the deadline of the call that is being served: for a connection
     by a counter in front of the pool, for a statement by PostgreSQL's own timeout.
 
-    Driver errors leave as PourtierError: DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED or
-    CONFLICT. Whatever else the driver raises is a defect of ours and passes through.
+    Driver errors leave as PourtierError: DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED,
+    CONFLICT, or INVALID_FIELD of a text with a NUL. Whatever else the driver raises is
+    a defect of ours and passes through.
     """
 
     def __init__(
@@ -302,9 +305,21 @@ def conflict() -> PourtierError:
     )
 
 
+def _not_text() -> PourtierError:
+    """The error of a text that PostgreSQL cannot keep. Which one, it does not say."""
+    return PourtierError(
+        ErrorReason.ERROR_REASON_INVALID_FIELD,
+        "a text has a NUL, which cannot be kept",
+        field="",
+    )
+
+
 def _translate(error: exc.DBAPIError, *, hurried: bool) -> PourtierError | None:
     cause = error.orig
     state = cause.sqlstate if isinstance(cause, psycopg.Error) else None
+    # The driver refuses most of them itself, without a state.
+    if state in NULS or (isinstance(cause, psycopg.DataError) and "NUL" in str(cause)):
+        return _not_text()
     if state == QUERY_CANCELLED:
         # By the call's deadline, or because it was slower than any statement may be.
         return deadline.exceeded() if hurried else unavailable()

@@ -13,14 +13,14 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    CompoundSelect,
     Row,
-    and_,
     any_,
     bindparam,
     literal,
-    or_,
     select,
     tuple_,
+    union,
     update,
 )
 
@@ -128,6 +128,15 @@ def find(reader: Reader, session_id: UUID) -> Session | None:
     return None if row is None else _session(row)
 
 
+def find_own(reader: Reader, user_id: UUID, session_id: UUID) -> Session | None:
+    """The session of that id, if it is that user's, or None."""
+    query = select(sessions).where(
+        sessions.c.user_id == user_id, sessions.c.session_id == session_id
+    )
+    row = reader.run(query).first()
+    return None if row is None else _session(row)
+
+
 def rotate(
     tx: Transaction, session: Session, *, presented: int, key_id: str, now: datetime
 ) -> Session | None:
@@ -165,12 +174,20 @@ def mark_presented(tx: Transaction, session_id: UUID) -> None:
 
 
 def end(
-    tx: Transaction, session_ids: Collection[UUID], cause: EndCause, now: datetime
+    tx: Transaction,
+    user_id: UUID,
+    session_ids: Collection[UUID],
+    cause: EndCause,
+    now: datetime,
 ) -> list[UUID]:
-    """Ends sessions; answers which of them were alive."""
+    """Ends sessions of a user; answers which of them were alive and the user's."""
     ended = tx.run(
         update(sessions)
-        .where(sessions.c.session_id.in_(session_ids), sessions.c.end_time.is_(None))
+        .where(
+            sessions.c.user_id == user_id,
+            sessions.c.session_id.in_(session_ids),
+            sessions.c.end_time.is_(None),
+        )
         .values(end_time=now, end_cause=cause.value)
         .returning(sessions.c.session_id)
     )
@@ -209,22 +226,29 @@ def expired(
     Those not refreshed since `idle_since`, and administrators' that began before
     `admin_since`, are over too.
     """
-    over = or_(
-        sessions.c.expire_time <= now,
-        sessions.c.rotate_time <= idle_since,
-        and_(
-            sessions.c.create_time <= admin_since,
-            literal(ADMIN_ROLE) == any_(users.c.roles),
-        ),
+    query = _over(now, idle_since, admin_since, limit)
+    return [(row.user_id, row.session_id) for row in reader.run(query)]
+
+
+def _over(
+    now: datetime, idle_since: datetime, admin_since: datetime, limit: int
+) -> CompoundSelect[Any]:
+    """Finds by one index each what is over by each rule: together none would serve."""
+    live = select(sessions.c.user_id, sessions.c.session_id).where(
+        sessions.c.end_time.is_(None)
     )
-    query = (
-        select(sessions.c.user_id, sessions.c.session_id)
-        .join(users)
-        .where(sessions.c.end_time.is_(None), over)
-        .order_by(sessions.c.user_id)
+    admins = select(users.c.user_id).where(literal(ADMIN_ROLE) == any_(users.c.roles))
+    return (
+        union(
+            live.where(sessions.c.expire_time <= now),
+            live.where(sessions.c.rotate_time <= idle_since),
+            live.where(
+                sessions.c.create_time <= admin_since, sessions.c.user_id.in_(admins)
+            ),
+        )
+        .order_by("user_id", "session_id")
         .limit(limit)
     )
-    return [(row.user_id, row.session_id) for row in reader.run(query)]
 
 
 _STATE = (

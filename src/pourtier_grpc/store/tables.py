@@ -119,6 +119,17 @@ sessions = Table(
         "create_time",
         postgresql_where=text("end_time IS NULL"),
     ),
+    # For the sweep of those whose time is over.
+    Index(
+        "sessions_live_expire_time_idx",
+        "expire_time",
+        postgresql_where=text("end_time IS NULL"),
+    ),
+    Index(
+        "sessions_live_rotate_time_idx",
+        "rotate_time",
+        postgresql_where=text("end_time IS NULL"),
+    ),
 )
 
 consumed_nonces = Table(

@@ -55,7 +55,10 @@ class Worker:
         self._metrics = Metrics()
         self._parts = build(settings, clock, self._metrics.queries)
         self._readiness = Readiness(
-            self._parts.database, self._parts.database_clock, self._parts.redis
+            self._parts.database,
+            self._parts.database_clock,
+            self._parts.redis,
+            lambda: self._parts.keyring.signs,
         )
         metrics = WorkerMetrics(self._metrics.registry)
         loops = [*loops_of(self._parts, settings, metrics), *more]

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import exc, select, text, update
+from sqlalchemy import ClauseElement, exc, select, text, update
 
 from integration.store.rows import LATER, NOW, make_session, make_user
 from pourtier.v1 import compliance_service_pb2 as pb
@@ -140,7 +140,7 @@ class TestUsers:
 
     def test_each_filter_is_answered_by_an_index(self, database: Database) -> None:
         with database.transaction() as tx:
-            tx.run(text(FILL))
+            fill(tx, FILL)
             tx.run(text("ANALYZE users, wallets"))
             seen = list(plans(tx))
         assert len(seen) == len(FILTERS)
@@ -158,6 +158,21 @@ FILL = f"""
     INSERT INTO wallets
     SELECT 'solana', email, user_id, 'phantom', true, create_time FROM made
 """  # noqa: S608 - a number of ours
+# Of each account one that lives and one that has ended long since.
+FILL_SESSIONS = """
+    WITH made AS (
+        INSERT INTO users SELECT gen_random_uuid(), 1, 1, 0, '', '', '', 1, '{}', 1,
+            timestamptz '2026-01-01', now()
+        FROM generate_series(1, 4000) RETURNING user_id
+    )
+    INSERT INTO sessions SELECT gen_random_uuid(), user_id, 'solana', '', '', '', 1,
+        NULL, false, begin, begin, begin + interval '90 days', ended,
+        CASE WHEN ended IS NOT NULL THEN 'LOGOUT' END, NULL, ''
+    FROM made, LATERAL (VALUES
+        (timestamptz '2026-11-20 11:00', CAST(NULL AS timestamptz)),
+        (timestamptz '2026-01-20 11:00', timestamptz '2026-01-20 12:00')
+    ) AS lives (begin, ended)
+"""
 FILTERS = (
     UserFilter(),
     UserFilter(status=SUSPENDED),
@@ -167,18 +182,25 @@ FILTERS = (
 )
 
 
+def fill(tx: Transaction, statement: str) -> None:
+    """Makes many rows, which may take longer than a statement of the service may."""
+    tx.run(text("SET LOCAL statement_timeout = 0"))
+    tx.run(text(statement))
+
+
 def plans(tx: Transaction) -> Iterator[str]:
     """How each filter's page is found, in the transaction that has the rows."""
     for wanted in FILTERS:
         query = users._SELECT.where(*wanted.conditions())
         order = (users_table.c.create_time, users_table.c.user_id)
-        written = (
-            query.order_by(*order)
-            .limit(51)
-            .compile(tx.connection, compile_kwargs={"literal_binds": True})
-        )
-        lines = tx.connection.exec_driver_sql(f"EXPLAIN {written}").scalars()
-        yield "\n".join(lines)
+        yield plan_of(tx, query.order_by(*order).limit(51))
+
+
+def plan_of(tx: Transaction, query: ClauseElement) -> str:
+    """How a query would be answered."""
+    written = query.compile(tx.connection, compile_kwargs={"literal_binds": True})
+    lines = tx.connection.exec_driver_sql(f"EXPLAIN {written}").scalars()
+    return "\n".join(lines)
 
 
 class TestSessions:
@@ -195,11 +217,13 @@ class TestSessions:
             made, key=lambda each: (each.create_time, each.session_id), reverse=True
         )
         user_id = UUID(user.user_id)
+        # Those of one moment too, in the order in which they began.
+        assert order == made[::-1]
         assert sessions.live_of(tx, user_id) == order
         place = Place(order[1].create_time, order[1].session_id)
         page = sessions.live_of(tx, user_id, Page(size=1, after=place))
         assert page == order[2:]
-        sessions.end(tx, [order[0].session_id], EndCause.REVOKED, NOW)
+        sessions.end(tx, user_id, [order[0].session_id], EndCause.REVOKED, NOW)
         assert sessions.live_of(tx, user_id) == order[1:]
 
     def test_what_is_over_by_any_rule_is_found_to_the_moment(
@@ -220,13 +244,24 @@ class TestSessions:
         make_session(tx, plain, **{**fresh, "create_time": since})
         make_session(tx, chief, **{**fresh, "create_time": since + moment})
         ended = make_session(tx, plain, **{**fresh, "expire_time": NOW})
-        sessions.end(tx, [ended.session_id], EndCause.LOGOUT, NOW)
+        sessions.end(tx, ended.user_id, [ended.session_id], EndCause.LOGOUT, NOW)
         found = sessions.expired(tx, NOW, idle, since, 100)
         mine = {UUID(plain.user_id), UUID(chief.user_id)}
         assert sorted(each for each in found if each[0] in mine) == sorted(
             (each.user_id, each.session_id) for each in over
         )
         assert len(sessions.expired(tx, NOW, idle, since, 2)) == 2
+
+    def test_what_is_over_is_found_by_indexes(self, database: Database) -> None:
+        """Among many that have ended or are alive, which no sweep has to look at."""
+        idle, since = NOW - timedelta(days=30), NOW - timedelta(hours=1)
+        with database.transaction() as tx:
+            fill(tx, FILL_SESSIONS)
+            tx.run(text("ANALYZE users, sessions"))
+            plan = plan_of(tx, sessions._over(NOW, idle, since, 200))
+        assert "Seq Scan" not in plan, plan
+        for index in ("expire_time", "rotate_time"):
+            assert f"sessions_live_{index}_idx" in plan, plan
 
 
 class TestApiKeys:
@@ -356,6 +391,8 @@ class TestAuditReader:
             paged.append(first)
             after = Place(moment(first.event_time), UUID(first.event_id))
         assert paged == whole
+        # Those of one moment too, in the order in which they were added.
+        assert [UUID(each.event_id) for each in whole[:4]] == ids[::-1]
         mine = replace(here, user_id=UUID(user.user_id))
         assert len(reader.page(mine, ALL)) == 4
         assert reader.page(replace(here, action="a.c"), ALL) == []
@@ -366,3 +403,14 @@ def test_a_token_says_where_to_go_on_for_these_filters_alone() -> None:
     token = pages.write_token(place, ("users", UserFilter()))
     page = pages.read_page(7, token, ("users", UserFilter()), most=10)
     assert page == Page(size=7, after=place)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_page_that_is_the_last_has_no_token(count: int) -> None:
+    rows = [Place(NOW + timedelta(seconds=each), new_id(NOW)) for each in range(count)]
+    page = Page(size=2, after=None)
+    assert pages.end_page(page, rows, lambda row: row, ()) == (rows, "")
+    longer = [*rows, *(Place(LATER, new_id(NOW)) for _ in range(3 - count))]
+    shown, token = pages.end_page(page, longer, lambda row: row, ())
+    assert shown == longer[:2]
+    assert pages.read_page(2, token, (), most=2).after == longer[1]

@@ -111,7 +111,7 @@ class TestRotation:
 
     def test_an_ended_session_moves_nothing(self, tx: Transaction) -> None:
         session = make_session(tx, make_user(tx))
-        sessions.end(tx, [session.session_id], EndCause.LOGOUT, NOW)
+        sessions.end(tx, session.user_id, [session.session_id], EndCause.LOGOUT, NOW)
         assert sessions.rotate(tx, session, presented=1, key_id="k", now=NOW) is None
 
     def test_of_many_that_rotate_one_generation_exactly_one_does(
@@ -149,14 +149,14 @@ class TestEnd:
         user = make_user(tx)
         session, other = make_session(tx, user), make_session(tx, user)
         spared = make_session(tx, user)
-        mine = [session.session_id]
-        assert sessions.end(tx, [*mine, other.session_id], cause, LATER) == sorted(
-            [*mine, other.session_id]
-        )
+        mine, owner = [session.session_id], session.user_id
+        assert sessions.end(
+            tx, owner, [*mine, other.session_id], cause, LATER
+        ) == sorted([*mine, other.session_id])
         ended = replace(session, end_time=LATER, end_cause=cause)
         assert sessions.find(tx, session.session_id) == ended
         later = LATER + timedelta(1)
-        assert sessions.end(tx, mine, EndCause.LOGOUT, later) == []
+        assert sessions.end(tx, owner, mine, EndCause.LOGOUT, later) == []
         assert sessions.find(tx, session.session_id) == ended
         assert sessions.find(tx, spared.session_id) == spared
 
@@ -165,8 +165,17 @@ class TestEnd:
         self, tx: Transaction, ids: list[UUID]
     ) -> None:
         session = make_session(tx, make_user(tx))
-        assert sessions.end(tx, ids, EndCause.LOGOUT, NOW) == []
+        assert sessions.end(tx, session.user_id, ids, EndCause.LOGOUT, NOW) == []
         assert sessions.find(tx, session.session_id) == session
+
+    def test_anothers_is_neither_found_nor_ended(self, tx: Transaction) -> None:
+        mine, others = (make_session(tx, make_user(tx)) for _ in range(2))
+        both = [mine.session_id, others.session_id]
+        assert sessions.find_own(tx, mine.user_id, mine.session_id) == mine
+        assert sessions.find_own(tx, mine.user_id, others.session_id) is None
+        ended = sessions.end(tx, mine.user_id, both, EndCause.REVOKED, LATER)
+        assert ended == [mine.session_id]
+        assert sessions.find(tx, others.session_id) == others
 
 
 class TestNonces:

@@ -61,5 +61,13 @@ def test_states_are_one_list() -> None:
     assert parent_of(metadata) == Parent(TRACE, SPAN, sampled=True, state="a=1,b=2")
 
 
+def test_of_a_stranger_the_ids_alone_are_believed() -> None:
+    for flags in ("00", "01"):
+        header = ("traceparent", f"00-{TRACE}-{SPAN}-{flags}")
+        parent = parent_of([header, ("tracestate", "a=1")])
+        assert parent is not None
+        assert parent.of_a_stranger() == Parent(TRACE, SPAN, sampled=None, state="")
+
+
 def test_without_the_header_there_is_no_parent() -> None:
     assert parent_of([("tracestate", "a=1"), ("other", b"")]) is None

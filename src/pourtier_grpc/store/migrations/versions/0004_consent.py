@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 
 # Of what is only ever added.
 APPEND_ONLY = ("document_acceptances", "audit_seals", "audit_checkpoints")
