@@ -27,6 +27,8 @@ $(STAMP): $(LOCK) pyproject.toml
 run: setup ## Run everything on this machine: databases, service, edge
 	@exec $(BIN)/pourtier dev
 
+# Every worker would compile the tests anew on a machine that keeps no bytecode.
+test: export PYTHONDONTWRITEBYTECODE =
 test: setup ## Run every test on real servers, with coverage
 	$(BIN)/coverage erase
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report= $(ARGS)

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from pourtier_grpc.config import Settings, load
-from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.server import Server
 from support import log_watch
 from support.api import Api
 from support.clock import ManualClock
 from support.edge import Edge, edge
+from support.ports import free_port
 from support.servers import Databases, postgres, redis, state_folder
 
 ORIGIN = "https://app.example.com"

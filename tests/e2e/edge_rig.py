@@ -27,8 +27,8 @@ from pourtier_grpc.devtools.contract import ROOT, validate_descriptors
 from pourtier_grpc.devtools.edge import EdgeSettings, read_contract, render
 from pourtier_grpc.devtools.edge_settings import Address
 from pourtier_grpc.devtools.envoy import EmbeddedEnvoy
-from pourtier_grpc.devtools.ports import free_port
 from support import rpcs
+from support.ports import free_port
 
 ORIGIN = "https://app.example"
 CONTRACT = ROOT / "gen" / "pourtier" / "pourtier.binpb"

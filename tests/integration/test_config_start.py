@@ -23,12 +23,12 @@ from pourtier_grpc.auth.keyring import generate_missing
 from pourtier_grpc.clock import SystemClock
 from pourtier_grpc.config import ConfigError, Settings
 from pourtier_grpc.devtools.dev import is_ready
-from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.process import ChildProcess
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.server import Server
 from pourtier_grpc.store.opening import open_database
 from support.api import Api
+from support.ports import free_port
 from support.servers import Databases
 
 PLATFORM = Path(__file__).parents[1] / "data" / "pourtier.yaml"
@@ -139,10 +139,10 @@ class TestPlatformFile:
 
 class TestPlaintext:
     def test_a_listener_off_loopback_does_not_start(
-        self, environment: Environment
+        self, make_settings: MakeSettings
     ) -> None:
         address = f"0.0.0.0:{free_port()}"
-        assert refusal_to_start(environment(GRPC_LISTEN=address)) == (
+        assert refusal_of(make_settings(grpc_listen=(address,))) == (
             f"GRPC_LISTEN={address} is plaintext off loopback: give it TLS "
             "(TLS_CERT_FILE, TLS_KEY_FILE), or put it behind a closed network and say "
             "so with ALLOW_PLAINTEXT=true"

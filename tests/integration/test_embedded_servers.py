@@ -26,11 +26,12 @@ from redis.retry import Retry
 from pourtier_grpc.devtools import state as state_module
 from pourtier_grpc.devtools.embedded import EmbeddedServer
 from pourtier_grpc.devtools.envoy import EmbeddedEnvoy, find_envoy, validate
-from pourtier_grpc.devtools.ports import free_port, is_free, require_free
+from pourtier_grpc.devtools.ports import is_free, require_free
 from pourtier_grpc.devtools.postgres import EmbeddedPostgres, embedded_database
 from pourtier_grpc.devtools.process import ChildProcess, DevServerError, find_binary
 from pourtier_grpc.devtools.redis import EmbeddedRedis
 from pourtier_grpc.devtools.state import State, account_of, closed_to, open_state
+from support.ports import free_port
 
 IS_ROOT = os.geteuid() == 0
 as_root = pytest.mark.skipif(not IS_ROOT, reason="needs root to change users")

@@ -23,11 +23,11 @@ from pourtier.v1.auth_service_pb2 import GetJwksRequest
 from pourtier.v1.status_service_pb2 import GetStatusRequest
 from pourtier.v1.user_service_pb2 import GetMeRequest
 from pourtier_grpc.devtools.contract import ROOT
-from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.server import Server
 from support.api import Api, Refused, refusal
 from support.edge import Edge
 from support.json_api import JsonApi
+from support.ports import free_port
 from support.processes import serve_process, serving
 from support.scrapes import Scrape, read, scrape
 from support.servers import Databases

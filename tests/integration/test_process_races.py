@@ -141,7 +141,7 @@ def test_fifty_tabs_at_two_processes_get_the_same_successor(
     pair: Pair, rounds: Callable[[int, int], int]
 ) -> None:
     tokens = pair.one.register(DevWallet.generate()).tokens
-    total = rounds(6, 300)
+    total = rounds(3, 300)
     for number in range(1, total + 1):
         old = tokens.refresh_token
 

@@ -253,7 +253,7 @@ def test_a_sweep_and_a_refresh_at_once_agree_on_the_end(
     swept: Service, rounds: Callable[[int, int], int]
 ) -> None:
     """A refresh before the end wins over a sweep that has seen the session idle."""
-    total, survived = rounds(10, 200), 0
+    total, survived = rounds(5, 200), 0
     for each in range(total):
         ann = person(swept)
         move(swept, IDLE - MOMENT)

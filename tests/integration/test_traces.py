@@ -15,13 +15,13 @@ from structlog.testing import capture_logs
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1.status_service_pb2 import GetStatusRequest
 from pourtier.v1.user_service_pb2 import GetMeRequest
-from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.telemetry import otlp
 from support import stack
 from support.api import Api, refusal
 from support.json_api import JsonApi
 from support.otlp import Receiver, receiver
+from support.ports import free_port
 from support.processes import serving
 from support.servers import Databases
 from support.service import Service, service

@@ -65,7 +65,7 @@ def quickly(*words: object, **settings: object) -> subprocess.CompletedProcess[s
     be taken for the command's. Logs are configured for a whole process, so these
     commands go without.
     """
-    assert words[0] not in {"serve", "dev", "migrate"}
+    assert words[0] not in {"serve", "dev"}
     texts = list(map(str, words))
     env = {name.upper(): str(value) for name, value in settings.items()}
     with mock.patch.object(logs, "configure"):

@@ -13,8 +13,8 @@ from typing import Any
 
 from pourtier_grpc.config import CONFIG_VARIABLE, Settings
 from pourtier_grpc.devtools.dev import is_ready
-from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.process import ChildProcess
+from support.ports import free_port
 from support.service import ORIGIN, OTHER_ORIGIN
 
 
@@ -55,8 +55,6 @@ def serve_process(
         f"server {number}",
         [sys.executable, "-m", "pourtier_grpc", "serve"],
         log=folder / f"serve-{number}.log",
-        # Coverage finds its configuration and writes its data here.
-        cwd=Path.cwd(),
         env={
             **_environment(),
             **{name.upper(): str(value) for name, value in values.items()},
