@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,6 +71,14 @@ class TestAWholeLog:
                     lines=lines,
                     finding=None,
                 )
+
+    def test_processes_of_their_own_see_the_same(
+        self, log: Log, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(segments, "ProcessPoolExecutor", ProcessPoolExecutor)
+        assert verify(log, log.path, jobs=2) == verify(log, log.path)
+        remove(log, 7)
+        assert verify(log, log.path, jobs=2) == verify(log, log.path)
 
     def test_an_empty_one_too(self, database_url: str, folder: Path) -> None:
         with log_on(database_url, folder) as empty:
@@ -229,6 +237,11 @@ class TestInserted:
         event_id = insert(log)
         finding = found(log)
         assert (finding.fault, finding.event_id) == (Fault.INSERTED, event_id)
+
+    @pytest.mark.parametrize("seq", [0, -7])
+    def test_before_everything(self, log: Log, seq: int) -> None:
+        log.behind("UPDATE audit_seals SET seq = %s WHERE seq = 1", seq)
+        assert (found(log).seq, found(log).fault) == (seq, Fault.INSERTED)
 
     @pytest.mark.parametrize("seq", [1, 5, 6, 8])
     @pytest.mark.parametrize("how", ["well", "hash", "prev_hash"])

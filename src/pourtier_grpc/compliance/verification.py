@@ -116,6 +116,9 @@ def _start(bounds: Bounds, *, known: bool) -> End | Finding:
         return End(seq=0, event_id=None, hash=ORIGIN)
     if known:
         return End(seq=bounds.first - 1, event_id=None, hash=bounds.prev_hash)
+    if bounds.first < 1:
+        text = "no seal has a number below 1"
+        return Finding(seq=bounds.first, fault=Fault.INSERTED, text=text)
     last = bounds.first - 1
     text = f"1 to {last}: no signed checkpoint says that the chain was cut there"
     return Finding(seq=1, fault=Fault.REMOVED, text=text)
