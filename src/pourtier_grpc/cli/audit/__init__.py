@@ -20,7 +20,7 @@ from pourtier_grpc.cli.lazy import LazyGroup, lazy
         (
             "verify-extract",
             "extract:verify_extract",
-            "Say whether an extract holds, without network or database.",
+            "Say whether the extract in FILE holds, without network or database.",
         ),
     ),
 )

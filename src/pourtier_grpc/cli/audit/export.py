@@ -57,7 +57,7 @@ def export(
     event_before: datetime | None,
     output: Path | None,
 ) -> None:
-    """Write a part of the log, signed, with what is personal and still there.
+    """Write a part of the log, signed, with what is personal.
 
     Give --user, or --from and --to, or all three. The last events may still wait for
     their seal, and are left out.

@@ -47,9 +47,10 @@ PROGRESS_EVENTS = 100_000
     help="How many processes walk a long log; by default one a processor.",
 )
 def verify(file: Path | None, jwks: IO[bytes] | None, jobs: int) -> None:
-    """Say whether the log is whole; where not, name the first event that is wrong.
+    """Say whether the log is whole.
 
-    Exit 1 where it is not. Nothing is changed, and the service may run meanwhile.
+    Exit 1 where it is not, and the first event that is wrong is named. Nothing is
+    changed, and the service may run meanwhile.
     """
     with with_database(settings()) as effective, opened(effective) as database:
         file = file or existing(effective.checkpoint_file)
