@@ -10,13 +10,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from pourtier_grpc.config import load
 from pourtier_grpc.devtools.contract import ROOT
+from pourtier_grpc.server import descriptor_set
 from pourtier_grpc.store.keys import KeyUse
 from pourtier_grpc.wiring import build
 from pourtier_grpc.worker.loops import Loop
-from pourtier_grpc.worker.worker import Worker
+from pourtier_grpc.worker.worker import Worker, services
 from support.audit import Log, log_on
 from support.keys import in_state
 from support.scrapes import Scrape, scrape
@@ -175,3 +177,14 @@ def test_the_documentation_has_every_metric_of_a_worker(make: Make) -> None:
     assert seen(worker).names <= documented
     own = {name for name in documented if re.match(r"pourtier_(worker|audit)_", name)}
     assert own <= seen(worker).names
+
+
+def test_its_scrape_shows_the_calls_of_every_service() -> None:
+    contract = FileDescriptorSet.FromString(descriptor_set())
+    theirs = {
+        f"{file.package}.{service.name}"
+        for file in contract.file
+        if file.package == "pourtier.v1"
+        for service in file.service
+    }
+    assert {service.full_name for service in services()} == theirs
