@@ -23,6 +23,8 @@ from support.service import Service, service
 FRESH = [
     ("access", "active"),
     ("access", "next"),
+    ("evidence", "active"),
+    ("evidence", "next"),
     ("hmac", "active"),
     ("hmac", "next"),
     ("pseudonym", "active"),
@@ -82,6 +84,11 @@ def test_the_installed_script_is_the_same_command() -> None:
         ("user", "suspend", "me"),
         ("keys", "rotate", "--use", "pseudonym"),
         ("keys", "revoke", "id"),
+        ("legal", "publish"),
+        ("legal", "publish", "README.md", "--type", "terms-of-service"),
+        ("legal", "publish", "README.md", "--version", "1.0"),
+        ("legal", "withdraw", "nonsense"),
+        ("legal", "verify-receipt", "README.md"),
     ],
 )
 def test_bad_usage_exits_with_2(words: tuple[str, ...]) -> None:

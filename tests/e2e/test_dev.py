@@ -173,6 +173,13 @@ class Dev:
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         return done.stdout
 
+    def texts(self) -> list[dict[str, Any]]:
+        """The legal texts that there are."""
+        with JsonApi(f"http://localhost:{self.settings[PORTS[0]]}") as web:
+            answer = web.call("GET", "/api/legal/documents").json()
+        found: list[dict[str, Any]] = answer["documents"]
+        return found
+
     def me(self) -> dict[str, Any]:
         """The account of its wallet, by the last command printed."""
         found: dict[str, Any] = json.loads(self.typed(self.commands()[-1]))
@@ -212,6 +219,11 @@ def test_it_does_as_it_prints_beside_another_and_finds_its_data_again(
         mine = dev.me()
         assert mine["wallet_type"] == "pourtier-cli"
         assert dev.err == ""
+        # There is a sample of each kind, and whoever signed in has accepted them.
+        texts = dev.texts()
+        assert len({text["type"] for text in texts}) == len(texts) == 3
+        standing = dev.commands()[-1].replace("/users/me", "/legal/compliance")
+        assert json.loads(dev.typed(standing))["compliant"]
 
         again = pourtier("dev", **somewhere(data))
         assert (again.returncode, again.stdout) == (1, "")
@@ -231,6 +243,7 @@ def test_it_does_as_it_prints_beside_another_and_finds_its_data_again(
         words = "pourtier.v1.AuthService" if "grpcurl" in second else "."
         assert words in dev.typed(second)
         assert dev.me()["user_id"] == mine["user_id"]
+        assert len(dev.texts()) == 3
         os.kill(dev.running("serve"), signal.SIGKILL)
         assert dev.ended() == 1
         first = dev.err.splitlines()[0]

@@ -32,6 +32,8 @@ from support import http2
 ME = "/pourtier.v1.UserService/GetMe"
 LOGIN = "/pourtier.v1.AuthService/Login"
 LIMIT = 65_536
+# Of the internal listener: as much as the service reads.
+INTERNAL_LIMIT = 1024 * 1024
 EMPTY = struct.pack(">BI", 0, 0)
 
 
@@ -232,6 +234,33 @@ class TestBodies:
         for suffix, content in (("", frame), ("-text", base64.b64encode(frame))):
             web(edge, LOGIN, content, suffix=suffix)
         assert [call.request for call in service.calls[1:]] == [request] * 3
+
+    def test_services_may_send_more_and_no_more_than_that(
+        self, edge: Edge, service: Service
+    ) -> None:
+        post = edge.internal.post
+        whole = post("/api/auth/login", content=_unknown_field(INTERNAL_LIMIT))
+        assert whole.status_code == 200
+        assert len(service.calls) == 1
+        more = post("/api/auth/login", content=_unknown_field(INTERNAL_LIMIT + 1))
+        body = assert_error(more, 413, 8, "REQUEST_TOO_LARGE")
+        told = body["details"][0]["metadata"]
+        assert told == {"limit_bytes": str(INTERNAL_LIMIT)}
+        assert body["message"].startswith(f"the body is larger than {INTERNAL_LIMIT} ")
+        assert len(service.calls) == 1
+
+    @pytest.mark.parametrize(
+        ("listener", "limit"), [("public", LIMIT), ("internal", INTERNAL_LIMIT)]
+    )
+    def test_a_native_caller_is_told_the_listeners_limit(
+        self, edge: Edge, service: Service, listener: str, limit: int
+    ) -> None:
+        channel = edge.channel(getattr(edge.settings, listener))
+        with pytest.raises(grpc.RpcError) as large:
+            call_grpc(channel, LOGIN, b"x" * (limit + 6))
+        assert large.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert f"the body is larger than {limit} bytes, " in str(large.value.details())
+        assert not service.calls
 
     @pytest.mark.parametrize(
         "content_type",

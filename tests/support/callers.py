@@ -13,6 +13,7 @@ from pourtier.v1.user_pb2 import User
 from pourtier_grpc.caller import ADMIN_ROLE, OPERATOR
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.users.admin import Act, Administration
+from support import legal
 from support.service import Service
 
 WHY = "a stolen account"
@@ -48,7 +49,8 @@ def administration(service: Service) -> Administration:
 
 def admin(service: Service, **fields: Any) -> Person:
     """A new account that has the role, by command."""
-    made = person(service, **fields)
+    agreed = {"accepted_document_ids": legal.in_force(service)}
+    made = person(service, **{**agreed, **fields})
     administration(service).grant_role(UUID(made.user_id), ADMIN_ROLE, BY_COMMAND)
     return made
 

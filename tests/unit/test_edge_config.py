@@ -14,6 +14,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodOptions
 
 from e2e.edge_rig import SYNTHETIC, compile_contract, contract_services
 from pourtier.v1 import error_reason_pb2, policy_pb2
+from pourtier_grpc.config import load
 from pourtier_grpc.devtools import edge
 from pourtier_grpc.devtools.edge_replies import replies
 from pourtier_grpc.devtools.edge_settings import Address, EdgeSettings
@@ -174,6 +175,28 @@ class TestFilters:
         assert set(off) == {names[at - 1], names[at + 1]}
         assert all(one["disabled"] for one in off.values())
 
+    def test_the_listeners_differ_in_limits_alone(self, config: dict[str, Any]) -> None:
+        public, internal = (
+            manager(config, listener)["http_filters"]
+            for listener in ("public", "internal")
+        )
+        assert [each["name"] for each in public] == [each["name"] for each in internal]
+        differ = {
+            (one["name"], key)
+            for one, other in zip(public, internal, strict=True)
+            for key, value in one["typed_config"].items()
+            if other["typed_config"][key] != value
+        }
+        assert differ == {
+            (f"{BUFFER}.received", "max_request_bytes"),
+            (TRANSCODER, "max_request_body_size"),
+            (TRANSCODER, "max_response_body_size"),
+            (BUFFER, "max_request_bytes"),
+        }
+
+    def test_services_may_send_what_the_service_reads(self) -> None:
+        assert EdgeSettings().max_internal_body_bytes == load().max_request_bytes
+
     def test_no_query_reaches_into_a_body(self, synthetic: dict[str, Any]) -> None:
         policies = http_filter(synthetic, RBAC)["rules"]["policies"]
         verb, path = policies["query-into-body-of-PUT"]["permissions"][0]["and_rules"][
@@ -260,7 +283,7 @@ class TestTranscoder:
 class TestReplies:
     def test_reasons_are_in_the_registry(self) -> None:
         names = set(error_reason_pb2.ErrorReason.keys())
-        assert {f"ERROR_REASON_{one.reason}" for one in replies(1)} <= names
+        assert {f"ERROR_REASON_{one.reason}" for one in replies()} <= names
 
     def test_details_are_known_to_the_transcoder(self) -> None:
         # It leaves the whole body empty where it does not know a detail's type.

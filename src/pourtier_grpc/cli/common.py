@@ -7,11 +7,25 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import click
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+# A file to read, which there must be.
+readable_file = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """What a file begins with, at most so many bytes. Ends the command if it fails."""
+    try:
+        with path.open("rb") as file:
+            return file.read(most)
+    except OSError as error:
+        fail(f"{path} cannot be read: {error.strerror}")
 
 
 def print_rows(rows: Sequence[dict[str, str]], *, as_json: bool) -> None:

@@ -57,32 +57,29 @@ class Deployments:
 
     def validate(
         self, user_ids: Sequence[str], consistency: Consistency.ValueType
-    ) -> list[pb.DeploymentValidation]:
+    ) -> pb.BatchValidateDeploymentsResponse:
         """An answer for each id, in their order, each as it was written."""
         fresh = consistency == Consistency.CONSISTENCY_FULLY_CONSISTENT
         reader = self._present if fresh else self._quick
-        facts = reader.read([each.lower() for each in user_ids], self._clock.now())
+        ids = [each.lower() for each in user_ids]
+        facts = reader.read(ids, self._clock.now())
         rules = Rules(
             required=facts.required,
             kyc_level=self._required_kyc_level,
             screening=self._screening,
         )
-        return [
-            _validation(each, facts.users.get(each.lower()), rules) for each in user_ids
-        ]
-
-
-def _validation(
-    asked: str, user: UserFacts | None, rules: Rules
-) -> pb.DeploymentValidation:
-    denials = [_unknown(asked.lower())] if user is None else denials_of(user, rules)
-    return pb.DeploymentValidation(user_id=asked, allowed=not denials, denials=denials)
+        answer = pb.BatchValidateDeploymentsResponse()
+        for asked, user_id in zip(user_ids, ids, strict=True):
+            user = facts.users.get(user_id)
+            denials = [_unknown(user_id)] if user is None else denials_of(user, rules)
+            # In its place at once: a message that is put into another is copied.
+            answer.results.add(user_id=asked, allowed=not denials, denials=denials)
+        return answer
 
 
 def denials_of(user: UserFacts, rules: Rules) -> list[Denial]:
     """Every reason against a user, in the order of the checks."""
-    found = (check(user, rules) for check in CHECKS)
-    return [denial for denial in found if denial is not None]
+    return [denial for check in CHECKS if (denial := check(user, rules)) is not None]
 
 
 def is_active(user: UserFacts, _: Rules) -> Denial | None:

@@ -22,6 +22,7 @@ from pourtier_grpc.devtools.edge_contract import (
     read_contract,
 )
 from pourtier_grpc.devtools.edge_http import HttpParts, Listener
+from pourtier_grpc.devtools.edge_replies import MAX_BODY_BYTES, METADATA
 from pourtier_grpc.devtools.edge_routes import CLUSTER, Routes
 from pourtier_grpc.devtools.edge_settings import (
     Address,
@@ -72,6 +73,8 @@ def build(contract: Contract, settings: EdgeSettings) -> dict[str, Node]:
         name="public",
         address=settings.public,
         origins=settings.public_origins,
+        max_body_bytes=settings.max_body_bytes,
+        max_answer_bytes=settings.max_answer_bytes,
         trusted_proxies=settings.trusted_proxies,
         tls=settings.public_tls,
         # Browsers hold to it for every port of a host, so only here, where they come.
@@ -81,6 +84,8 @@ def build(contract: Contract, settings: EdgeSettings) -> dict[str, Node]:
         name=INTERNAL_LISTENER,
         address=settings.internal,
         origins=settings.internal_origins,
+        max_body_bytes=settings.max_internal_body_bytes,
+        max_answer_bytes=settings.max_internal_answer_bytes,
         keeps_request_id=True,
         tls=settings.internal_tls,
     )
@@ -166,6 +171,11 @@ def _listener(
     return {
         "name": listener.name,
         "address": _socket_address(listener.address),
+        "metadata": {
+            "filter_metadata": {
+                METADATA: {MAX_BODY_BYTES: str(listener.max_body_bytes)}
+            }
+        },
         "per_connection_buffer_limit_bytes": 32_768,
         "filter_chains": [chain],
     }

@@ -78,11 +78,11 @@ class ComplianceServicer:
     def ValidateDeployment(
         self, request: pb.ValidateDeploymentRequest, call: Call
     ) -> pb.ValidateDeploymentResponse:
-        (only,) = self._deployments.validate([request.user_id], request.consistency)
+        answer = self._deployments.validate([request.user_id], request.consistency)
+        (only,) = answer.results
         return pb.ValidateDeploymentResponse(allowed=only.allowed, denials=only.denials)
 
     def BatchValidateDeployments(
         self, request: pb.BatchValidateDeploymentsRequest, call: Call
     ) -> pb.BatchValidateDeploymentsResponse:
-        results = self._deployments.validate(request.user_ids, request.consistency)
-        return pb.BatchValidateDeploymentsResponse(results=results)
+        return self._deployments.validate(request.user_ids, request.consistency)

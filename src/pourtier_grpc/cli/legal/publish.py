@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import IO
+from pathlib import Path
 
 import click
 import protovalidate
@@ -11,7 +11,7 @@ import protovalidate
 from pourtier.v1.compliance_service_pb2 import PublishDocumentRequest
 from pourtier.v1.document_pb2 import DocumentType
 from pourtier_grpc.caller import OPERATOR
-from pourtier_grpc.cli.common import fail
+from pourtier_grpc.cli.common import fail, read_file, readable_file
 from pourtier_grpc.cli.parts import parts
 from pourtier_grpc.compliance.documents import draft_of, title_of, type_name
 
@@ -53,7 +53,7 @@ class _Moment(click.ParamType[datetime | None]):
 
 
 @click.command()
-@click.argument("file", type=click.File("rb"))
+@click.argument("file", type=readable_file)
 @click.option(
     "--type",
     "kind",
@@ -72,7 +72,7 @@ class _Moment(click.ParamType[datetime | None]):
     help="From when on it is in force.",
 )
 def publish(
-    file: IO[bytes],
+    file: Path,
     kind: str,
     version: str,
     locale: str,
@@ -104,20 +104,15 @@ def publish(
     click.echo(document.document_id)
 
 
-def _text(file: IO[bytes]) -> str:
-    try:
-        content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        fail(f"{file.name} cannot be read: {error.strerror}")
+def _text(file: Path) -> str:
+    content = read_file(file, MAX_BYTES + 1)
     try:
         return content.decode()
     except UnicodeDecodeError as error:
         # What was read may end within a character.
         if len(content) <= MAX_BYTES:
-            fail(
-                f"{file.name} is not UTF-8: byte {error.start} is not part of any text"
-            )
-        fail(f"{file.name} is refused: {RULES['content']}")
+            fail(f"{file} is not UTF-8: byte {error.start} is not part of any text")
+        fail(f"{file} is refused: {RULES['content']}")
 
 
 def _require_valid(request: PublishDocumentRequest) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 import click
 
-from pourtier_grpc.cli.common import fail
+from pourtier_grpc.cli.common import fail, read_file, readable_file
 from pourtier_grpc.compliance import evidence
 from pourtier_grpc.compliance.evidence import EvidenceError, Kind
 
@@ -15,36 +16,29 @@ MAX_BYTES = 4 * 1024 * 1024
 
 
 @click.command("verify-receipt")
-@click.argument("file", type=click.File("rb"))
+@click.argument("file", type=readable_file)
 @click.option(
     "--jwks",
-    type=click.File("rb"),
+    type=readable_file,
     required=True,
     help="The evidence keys, from /.well-known/evidence-jwks.json.",
 )
-def verify_receipt(file: IO[bytes], jwks: IO[bytes]) -> None:
+def verify_receipt(file: Path, jwks: Path) -> None:
     """Say whether the receipt in FILE holds, without network or database.
 
     What it says is printed then. The text that was accepted has the SHA-256 printed.
     """
     try:
-        keys = evidence.read_keys(_content(jwks))
+        keys = evidence.read_keys(read_file(jwks, MAX_BYTES))
     except EvidenceError as error:
-        fail(f"{jwks.name} cannot be used: {error}")
+        fail(f"{jwks} cannot be used: {error}")
     try:
         # A tool that wrote a line to a file has ended it.
-        receipt = _content(file).removesuffix(b"\n")
+        receipt = read_file(file, MAX_BYTES).removesuffix(b"\n")
         body = evidence.verify(receipt, Kind.RECEIPT, keys)
     except EvidenceError as error:
         fail(f"the receipt does not hold: {error}")
     click.echo(_summary(body))
-
-
-def _content(file: IO[bytes]) -> bytes:
-    try:
-        return file.read(MAX_BYTES)
-    except OSError as error:
-        fail(f"{file.name} cannot be read: {error.strerror}")
 
 
 def _summary(body: dict[str, Any]) -> str:
