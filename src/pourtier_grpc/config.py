@@ -116,6 +116,9 @@ class Settings(BaseSettings):
     trace_sample_ratio: float | None = Field(default=None, ge=0, le=1)
     log_success_ratio: float | None = Field(default=None, ge=0, le=1)
 
+    # Outside the database; without a value in the data directory.
+    audit_checkpoint_file: Path | None = None
+
     pourtier_data_dir: Path = Path(".pourtier")
     pourtier_http_port: int = Field(default=9000, ge=1, le=65535)
     pourtier_internal_http_port: int = Field(default=9001, ge=1, le=65535)
@@ -214,6 +217,12 @@ class Settings(BaseSettings):
     def keys(self) -> Path:
         """The folder of the key material."""
         return self.key_dir or self.pourtier_data_dir / "keys"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """The file to which a worker writes the checkpoints of the audit log."""
+        default = self.pourtier_data_dir / "audit-checkpoints.jsonl"
+        return self.audit_checkpoint_file or default
 
     @property
     def traced(self) -> float:

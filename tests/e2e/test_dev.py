@@ -129,6 +129,16 @@ class Dev:
                 names[pid] = Path(f"/proc/{pid}/exe").readlink().name
         return names
 
+    def running(self, command: str) -> int:
+        """The one process of it that runs a command of ours."""
+        words = f"pourtier_grpc\0{command}\0".encode()
+        (pid,) = [
+            pid
+            for pid in self.family
+            if words in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        return pid
+
     def started(self) -> Self:
         """Returns when it has greeted."""
         wait_until(
@@ -200,6 +210,7 @@ def test_it_does_as_it_prints_beside_another_and_finds_its_data_again(
             assert f"localhost:{settings[name]}" in dev.out
         assert str(data) in dev.out
         assert set(dev.family.values()) >= EMBEDDED
+        assert dev.running("worker")
         health, second, _ = dev.commands()
         status = json.loads(dev.typed(health))
         assert (status["status"], status["redis"]) == ("healthy", "up")
@@ -233,8 +244,7 @@ def test_it_does_as_it_prints_beside_another_and_finds_its_data_again(
         assert words in dev.typed(second)
         assert dev.me()["user_id"] == mine["user_id"]
         assert len(dev.texts()) == 3
-        (serve,) = [pid for pid, name in dev.family.items() if "python" in name]
-        os.kill(serve, signal.SIGKILL)
+        os.kill(dev.running("serve"), signal.SIGKILL)
         assert dev.ended() == 1
         first = dev.err.splitlines()[0]
         assert first.startswith("pourtier: the service was ended by SIGKILL")

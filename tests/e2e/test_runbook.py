@@ -8,6 +8,8 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
 
 import click
 import jwt
@@ -16,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pourtier_grpc.auth.api_keys import SCOPES
 from pourtier_grpc.cli import main
+from pourtier_grpc.compliance.sealing import Sealer
 from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.store.keys import KeyUse
@@ -173,19 +176,30 @@ def words_of(script: str) -> Iterator[list[str]]:
             yield shlex.split(found[1])
 
 
+def filled(word: str, folder: Path) -> str:
+    """A word as the shell makes it, of variables whose value must be of a kind."""
+    word = word.replace("$USER_ID", str(UUID(int=1)))
+    if word.startswith("$FOLDER/"):
+        path = folder / word.removeprefix("$FOLDER/")
+        path.touch()
+        return str(path)
+    return word
+
+
 OURS = [words for each in FENCED.findall(DOCUMENT) for words in words_of(each)]
 
 
 @pytest.mark.parametrize("words", OURS, ids=" ".join)
-def test_every_command_of_the_document_is_one(words: list[str]) -> None:
+def test_every_command_of_the_document_is_one(words: list[str], tmp_path: Path) -> None:
     command: click.Command | None = main
     context = click.Context(main)
-    rest = list(words)
+    rest = [filled(word, tmp_path) for word in words]
     while isinstance(command, click.Group):
         _, command, rest = command.resolve_command(context, rest)
     assert command is not None
     # Raises UsageError where an option or an argument is wrong.
-    command.make_context(" ".join(words), rest)
+    with command.make_context(" ".join(words), rest):
+        pass
 
 
 def test_every_fence_is_a_script_that_the_shell_understands() -> None:
@@ -210,3 +224,14 @@ def test_every_setting_of_the_document_is_one() -> None:
     names = {name for row in rows for name in re.findall(r"`([A-Z_]+)", row)}
     assert len(names) > 5
     assert {name.lower() for name in names} <= set(Settings.model_fields)
+
+
+def test_the_runbooks_extract_of_the_sealed_log_holds(running: Stack) -> None:
+    parts = running.server._parts
+    sealer = Sealer(database=parts.database, keyring=parts.keyring, clock=parts.clock)
+    running.public.register(DevWallet.generate())
+    sealer.seal()
+    done = follow(running, "Verifying the audit log", "Giving a part of it away")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("whole: ")
+    assert "\nholds\nuser    " in done.stdout

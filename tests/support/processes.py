@@ -1,4 +1,4 @@
-"""Real `pourtier serve` processes that share one database and one folder of keys."""
+"""Real `pourtier serve` and `worker` processes on one database and folder of keys."""
 
 from __future__ import annotations
 
@@ -61,6 +61,32 @@ def serve_process(
         },
     )
     return ServeProcess(child=child, target=f"127.0.0.1:{port}")
+
+
+def worker_process(
+    folder: Path, database_url: str, number: int = 0, **settings: Any
+) -> ChildProcess:
+    """A worker that has not been started; see `serve_process`, and `start_worker`."""
+    values = {
+        "database_url": database_url,
+        "pourtier_data_dir": folder,
+        "pourtier_metrics_port": 0,
+        **settings,
+    }
+    return ChildProcess(
+        f"worker {number}",
+        [sys.executable, "-m", "pourtier_grpc", "worker"],
+        log=folder / f"worker-{number}.log",
+        env={
+            **_environment(),
+            **{name.upper(): str(value) for name, value in values.items()},
+        },
+    )
+
+
+def start_worker(worker: ChildProcess) -> None:
+    """Returns when a worker's loops run; may be called again after an end."""
+    worker.start(lambda: '"working"' in worker.log_tail(), timeout=60)
 
 
 @contextmanager

@@ -30,13 +30,20 @@ class Cli(LazyGroup):
     commands=lazy(
         __name__,
         ("api-key", "api_keys:api_key", "API keys of internal services."),
+        ("audit", "audit:audit", "The sealed audit log."),
         ("dev", "dev:dev", "Run everything on this machine: databases, service, edge."),
         ("keys", "keys:keys", "Key material."),
         ("legal", "legal:legal", "Legal texts and receipts."),
         ("migrate", "migrate:migrate", "Bring the database to the newest revision."),
         ("serve", "serve:serve", "Serve gRPC until SIGTERM or Ctrl-C."),
         ("user", "users:user", "Accounts."),
+        (
+            "worker",
+            "worker:worker",
+            "Run the background's loops until SIGTERM or Ctrl-C.",
+        ),
         ("wallet", "wallet:wallet", "A wallet for the terminal."),
+        ("worker", "worker:worker", "Run the background until SIGTERM or Ctrl-C."),
     ),
 )
 @click.version_option(package_name="pourtier-grpc")

@@ -110,6 +110,7 @@ class Stack:
         migrate_url(environment["DATABASE_URL"])
         seed(self._settings.with_database(environment["DATABASE_URL"]))
         self._add(self._service(environment))
+        self._add(self._worker(environment))
         self._add(self._edge(environment["GRPC_UNIX_SOCKET"]))
 
     def _database_url(self, state: State) -> str:
@@ -128,18 +129,29 @@ class Stack:
         return redis.url
 
     def _service(self, environment: Mapping[str, str]) -> ChildProcess:
-        service = ChildProcess(
-            "the service",
-            [sys.executable, "-m", "pourtier_grpc", "serve"],
-            log=self._folder() / "serve.log",
+        service = self._child("the service", "serve", environment)
+        target = f"unix:{environment['GRPC_UNIX_SOCKET']}"
+        service.start(lambda: is_ready(target))
+        return service
+
+    def _worker(self, environment: Mapping[str, str]) -> ChildProcess:
+        worker = self._child("the worker", "worker", environment)
+        # Nobody waits for what it does.
+        worker.start()
+        return worker
+
+    def _child(
+        self, name: str, command: str, environment: Mapping[str, str]
+    ) -> ChildProcess:
+        return ChildProcess(
+            name,
+            [sys.executable, "-m", "pourtier_grpc", command],
+            log=self._folder() / f"{command}.log",
             # Settings may have paths that start here.
             cwd=Path.cwd(),
             env={**server_environment(), **os.environ, **environment},
             grace=self._settings.drain_seconds + 5,
         )
-        target = f"unix:{environment['GRPC_UNIX_SOCKET']}"
-        service.start(lambda: is_ready(target))
-        return service
 
     def _edge(self, unix_socket: str) -> EmbeddedEnvoy:
         folder = self._folder()

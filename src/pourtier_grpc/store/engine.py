@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,6 +43,10 @@ UNAVAILABLE_CLASSES = ("08", "53", "57P", "58", "25006")
 # Serialization failure, deadlock, lock not available, unique violation.
 CONFLICTS = ("40001", "40P01", "55P03", "23505")
 QUERY_CANCELLED = "57014"
+# The statement that takes a snapshot's name has no parameters.
+SNAPSHOT = re.compile(r"[0-9A-F-]+", re.ASCII)
+# How many rows of a stream travel together.
+STREAM_ROWS = 500
 # A NUL in a text or in JSON: character not in repertoire, untranslatable character.
 NULS = ("22021", "22P05")
 # How exactly statements keep to the call's deadline; finer would cost a journey each.
@@ -75,6 +80,23 @@ class Reader:
         return self._queries.watch(
             operation_of(statement), self.connection.execute, statement, values
         )
+
+    def stream(
+        self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> Generator[tuple[Any, ...], None, None]:
+        """The rows of a query as they come: any number of them, in constant memory.
+
+        The parameters are psycopg's, `%s` or `%(name)s`. No other statement runs on the
+        connection until all rows were read, or the generator is closed.
+        """
+        connection = self.connection.connection.driver_connection
+        assert isinstance(connection, psycopg.Connection)  # noqa: S101 - for the type checker
+        try:
+            with connection.cursor() as cursor:
+                query = statement.encode()
+                yield from cursor.stream(query, values, binary=True, size=STREAM_ROWS)
+        except psycopg.OperationalError as error:
+            raise unavailable() from error
 
     def _shorten(self, left: float | None) -> None:
         if left is None or left >= self._timeout - TIMEOUT_GRANULARITY_SECONDS:
@@ -180,6 +202,27 @@ class Database:
         with self._connect(self.engine if hurried else self._autocommit) as connection:
             reader = Reader(connection, self._statement_timeout, self._queries)
             with translated_errors(reader):
+                yield reader
+
+    @contextmanager
+    def snapshot(self, of: str | None = None) -> Iterator[Reader]:
+        """For statements that are to see one moment, however long they take.
+
+        `of` is what `pg_export_snapshot()` has answered to somebody who looks at that
+        moment, and still does.
+        """
+        if of is not None and not SNAPSHOT.fullmatch(of):
+            raise ValueError("this is no snapshot's name")
+        engine = self.engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        with self._connect(engine) as connection:
+            reader = Reader(connection, self._statement_timeout, self._queries)
+            with translated_errors(reader):
+                if of is not None:
+                    connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{of}'")
+                for limit in ("statement", "idle_in_transaction_session"):
+                    connection.exec_driver_sql(f"SET LOCAL {limit}_timeout = 0")
                 yield reader
 
     def ping(self) -> None:

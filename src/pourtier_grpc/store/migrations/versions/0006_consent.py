@@ -90,7 +90,6 @@ STATEMENTS = (
     """,
     "ALTER TABLE signing_keys ADD COLUMN public_key bytea",
     "CREATE TABLE audit_unsealed (event_id uuid PRIMARY KEY)",
-    "INSERT INTO audit_unsealed SELECT event_id FROM audit_events",
     """
     CREATE FUNCTION queue_for_sealing() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -103,6 +102,9 @@ STATEMENTS = (
     CREATE TRIGGER audit_events_to_seal AFTER INSERT ON audit_events
         FOR EACH ROW EXECUTE FUNCTION queue_for_sealing()
     """,
+    # After the trigger, for which every insert under way is waited for: an event is
+    # either seen here or queued by it.
+    "INSERT INTO audit_unsealed SELECT event_id FROM audit_events",
     """
     CREATE TABLE audit_seals (
         seq bigint PRIMARY KEY,

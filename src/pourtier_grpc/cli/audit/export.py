@@ -1,0 +1,96 @@
+"""`pourtier audit export`: a part of the log, for whoever has a right to it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import click
+
+from pourtier_grpc.cli.common import fail
+from pourtier_grpc.cli.parts import parts
+from pourtier_grpc.compliance.extract import Extracts
+from pourtier_grpc.store.audit_walk import Part
+
+
+class Moment(click.ParamType[datetime]):
+    """A time of RFC 3339, or a day; without an offset it is UTC."""
+
+    name = "time"
+
+    def convert(
+        self,
+        value: str | datetime,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> datetime:
+        """The time itself."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(value)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(
+                UTC
+            )
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is no time such as 2026-11-20T12:00:00Z", param, ctx)
+
+
+@click.command("export")
+@click.option("--user", "user_id", type=click.UUID, help="Whose events.")
+@click.option("--from", "event_from", type=Moment(), help="From that moment on.")
+@click.option("--to", "event_before", type=Moment(), help="Before that moment.")
+@click.option(
+    "-o",
+    "output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A new file; by default stdout.",
+)
+def export(
+    user_id: UUID | None,
+    event_from: datetime | None,
+    event_before: datetime | None,
+    output: Path | None,
+) -> None:
+    """Write a part of the log, signed, with what is personal.
+
+    Give --user, or --from and --to, or all three. The last events may still wait for
+    their seal, and are left out.
+    """
+    if user_id is None and (event_from is None or event_before is None):
+        raise click.UsageError("give --user, or both --from and --to")
+    part = Part(user_id=user_id, event_from=event_from, event_before=event_before)
+    with parts() as made, written(output) as write:
+        extracts = Extracts(
+            database=made.database, keyring=made.keyring, clock=made.clock
+        )
+        count = extracts.write(part, write)
+    click.echo(f"pourtier: {count} events", err=True)
+
+
+@contextmanager
+def written(output: Path | None) -> Iterator[Callable[[bytes], object]]:
+    """A function that writes to a new file of the user's alone, or to stdout.
+
+    The file is gone again where it could not be written to its end.
+    """
+    if output is None:
+        yield sys.stdout.buffer.write
+        sys.stdout.buffer.flush()
+        return
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        file = os.fdopen(os.open(output, flags, 0o600), "wb")
+    except OSError as error:
+        fail(f"{output} cannot be made: {error.strerror}")
+    try:
+        with file:
+            yield file.write
+    except BaseException:
+        output.unlink(missing_ok=True)
+        raise
