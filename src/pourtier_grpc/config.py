@@ -24,6 +24,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from pourtier_grpc.expected import ExpectedError
+
 CONFIG_VARIABLE = "POURTIER_CONFIG"
 # Secrets that stand in examples and old defaults, and so in attackers' lists.
 KNOWN_SECRETS = frozenset(
@@ -34,7 +36,7 @@ MIN_SECRET_BYTES = 32
 EMPTY = ("", "~", "null", "Null", "NULL")
 
 
-class ConfigError(Exception):
+class ConfigError(ExpectedError):
     """The configuration cannot be used; the text says which setting, and why."""
 
 
@@ -78,6 +80,11 @@ class Settings(BaseSettings):
     session_idle_days: int = Field(default=30, ge=1)
     session_max_days: int = Field(default=90, ge=1)
     admin_session_minutes: int = Field(default=60, ge=1)
+
+    # Of whoever deploys.
+    required_kyc_level: Literal["none", "basic", "full"] = "none"
+    screened_wallets: Annotated[tuple[str, ...], NoDecode] = ()
+    screened_wallets_file: Path | None = None
 
     grpc_listen: Annotated[tuple[str, ...], NoDecode] = ()
     grpc_unix_socket: Path | None = None
@@ -126,7 +133,9 @@ class Settings(BaseSettings):
         """Arguments, then the environment, then the file."""
         return init_settings, env_settings, _FileSource(settings_cls)
 
-    @field_validator("allowed_origins", "grpc_listen", mode="before")
+    @field_validator(
+        "allowed_origins", "grpc_listen", "screened_wallets", mode="before"
+    )
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from pourtier.v1.error_reason_pb2 import ErrorReason
+from pourtier_grpc.expected import ExpectedError
 
 __all__ = ["ErrorReason", "FieldViolation", "PourtierError"]
 
@@ -29,7 +30,7 @@ class FieldViolation:
     rule: str = ""
 
 
-class PourtierError(Exception):
+class PourtierError(ExpectedError):
     """A call is refused, for a reason of the registry.
 
     `template` is the message with its variables in braces; each comes from `metadata`,
@@ -64,3 +65,10 @@ class PourtierError(Exception):
     def message(self) -> str:
         """The message for engineers."""
         return str(self)
+
+    @property
+    def sentence(self) -> str:
+        """The message, or advice that an operator needs and no caller does."""
+        if self.reason == ErrorReason.ERROR_REASON_DATABASE_UNAVAILABLE:
+            return "the database cannot be reached: does it run, is DATABASE_URL right?"
+        return self.message

@@ -6,14 +6,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import redis
 import structlog
 
 from pourtier_grpc import deadline
 from pourtier_grpc.errors import PourtierError
 from pourtier_grpc.store.clock import DatabaseClock
 from pourtier_grpc.store.engine import Database
+
+if TYPE_CHECKING:
+    import redis
 
 INTERVAL_SECONDS = 1.0
 CLOCK_INTERVAL_SECONDS = 60.0
@@ -135,7 +138,9 @@ class Readiness:
     def _redis_answers(self) -> bool:
         if self._redis is None:
             return False
+        from redis import RedisError  # noqa: PLC0415 - slow; see `wiring.open_redis`
+
         try:
             return bool(self._redis.ping())
-        except redis.RedisError:
+        except RedisError:
             return False

@@ -53,6 +53,7 @@ STANDARD_THREADS = 4
 KEY_SECONDS = 0.4
 EXPIRY_SECONDS = 60.0
 CERTIFICATE_SECONDS = 1.0
+SCREENING_SECONDS = 1.0
 GAUGE_SECONDS = 1.0
 REFUSING_THREADS = 2
 # What may be open beside the calls: probes that watch, reflection, refusals under way.
@@ -86,6 +87,7 @@ class Server:
         self._periodic = [
             Periodic("keys", KEY_SECONDS, self._parts.keyring.refresh),
             Periodic("expiry", EXPIRY_SECONDS, self._parts.expiry.sweep),
+            Periodic("screening", SCREENING_SECONDS, self._parts.screening.refresh),
         ]
         if certificates is not None:
             self._periodic.append(
@@ -268,7 +270,9 @@ def open_tracing(settings: Settings) -> Tracing | None:
     endpoint = settings.otel_exporter_otlp_endpoint
     if endpoint is None:
         return None
-    return Tracing(endpoint=endpoint, ratio=settings.traced, version=VERSION)
+    from pourtier_grpc.telemetry import otlp  # noqa: PLC0415 - slow, and seldom needed
+
+    return otlp.OtlpTracing(endpoint=endpoint, ratio=settings.traced, version=VERSION)
 
 
 def servicers_of(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-
-import redis
+from typing import TYPE_CHECKING
 
 from pourtier.v1.user_pb2 import KycLevel
 from pourtier_grpc.auth.access_tokens import AccessTokens
@@ -25,8 +24,8 @@ from pourtier_grpc.compliance.audit_trail import AuditTrail
 from pourtier_grpc.compliance.consent import Consent
 from pourtier_grpc.compliance.documents import Documents
 from pourtier_grpc.compliance.receipts import Receipts
+from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.config import ConfigError, Settings
-from pourtier_grpc.store import migrations
 from pourtier_grpc.store.acceptances import AcceptanceStore
 from pourtier_grpc.store.api_keys import ApiKeyStore
 from pourtier_grpc.store.audit import AuditLog
@@ -34,12 +33,17 @@ from pourtier_grpc.store.audit_reader import AuditReader
 from pourtier_grpc.store.clock import DatabaseClock
 from pourtier_grpc.store.documents import DocumentStore
 from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.opening import open_database, require_migrated
 from pourtier_grpc.store.sessions import SessionStore
 from pourtier_grpc.store.users import UserStore
 from pourtier_grpc.telemetry.metrics import QueryMetrics
 from pourtier_grpc.users.admin import Administration
 from pourtier_grpc.users.directory import Directory
 from pourtier_grpc.users.profile import Profiles
+
+if TYPE_CHECKING:
+    # Where none is configured, a start goes without its tenth of a second.
+    import redis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,7 @@ class Parts:
     audit_trail: AuditTrail
     documents: Documents
     consent: Consent
+    screening: Screening
 
     def close(self) -> None:
         """Closes every connection."""
@@ -100,6 +105,9 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
     database_clock.measure()
     clock = clock or database_clock
     keyring = open_keyring(settings, database, clock)
+    screening = Screening(
+        addresses=settings.screened_wallets, file=settings.screened_wallets_file
+    )
     audit_log = AuditLog(keyring.pseudonym)
     users = UserStore(database)
     store = SessionStore(database)
@@ -194,6 +202,7 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
             database=database, store=documents, audit_log=audit_log, clock=clock
         ),
         consent=consent,
+        screening=screening,
     )
 
 
@@ -204,26 +213,13 @@ def refuse_unsafe(settings: Settings) -> None:
         raise ConfigError("; ".join(unsafe))
 
 
-def open_database(settings: Settings, queries: QueryMetrics | None = None) -> Database:
-    """The database of the settings. Raises ConfigError where there is none."""
-    url = settings.database_dsn()
-    if url is None:
-        raise ConfigError("DATABASE_URL is not set")
-    return Database(
-        url,
-        pool_size=settings.database_pool_size,
-        pool_overflow=settings.database_pool_overflow,
-        recycle_seconds=settings.database_pool_recycle_seconds,
-        statement_timeout_seconds=settings.database_statement_timeout_seconds,
-        queries=queries,
-    )
-
-
 def open_redis(settings: Settings) -> redis.Redis | None:
     """A client of Redis, or None where none is configured. Connects when it is used."""
     url = settings.redis_dsn()
     if url is None:
         return None
+    import redis  # noqa: PLC0415 - slow, and for those alone who have configured it
+
     timeout = settings.redis_timeout_seconds
     client: redis.Redis = redis.Redis.from_url(
         url, socket_timeout=timeout, socket_connect_timeout=timeout
@@ -248,16 +244,3 @@ def open_keyring(settings: Settings, database: Database, clock: Clock) -> Keyrin
         lifetimes=lifetimes,
         hs256_secret=shared,
     )
-
-
-def require_migrated(database: Database) -> None:
-    """Raises ConfigError where the database is older than this version needs.
-
-    A newer one is well: migrations keep the version before them working.
-    """
-    current = migrations.current(database)
-    if not migrations.reaches_head(current):
-        raise ConfigError(
-            f"the database is at revision {current or 'none'}, this version needs "
-            f"{migrations.head()}: run `pourtier migrate`"
-        )

@@ -13,7 +13,7 @@ from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier_grpc.cli import main
 from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.wallet import DevWallet
-from pourtier_grpc.store import migrations
+from pourtier_grpc.store import revisions
 from support.commands import ROOT, SCRIPT, environment, pourtier, quickly, run
 from support.servers import Databases, state_folder
 from support.service import Service, service
@@ -96,7 +96,7 @@ def test_migrate_prints_the_revision_and_nothing_else(
         done = pourtier(
             "migrate", database_url=unmigrated_url, pourtier_data_dir=folder
         )
-        assert (done.returncode, done.stdout) == (0, f"{migrations.head()}\n")
+        assert (done.returncode, done.stdout) == (0, f"{revisions.head()}\n")
         assert "Traceback" not in done.stderr
 
 
@@ -104,7 +104,7 @@ def test_without_a_database_named_migrate_and_keys_use_the_embedded_one() -> Non
     with state_folder() as folder:
         data = folder / ".pourtier"
         done = pourtier("migrate", pourtier_data_dir=data)
-        assert (done.returncode, done.stdout) == (0, f"{migrations.head()}\n")
+        assert (done.returncode, done.stdout) == (0, f"{revisions.head()}\n")
         made = pourtier("keys", "generate", pourtier_data_dir=data)
         assert made.returncode == 0, made.stderr
         assert len(made.stdout.splitlines()) == len(FRESH)

@@ -12,7 +12,7 @@ import httpx
 import psycopg
 import pytest
 
-from pourtier_grpc.devtools.dev import migrate_url
+from pourtier_grpc.devtools.migrating import migrate_url
 from pourtier_grpc.devtools.postgres import EmbeddedPostgres
 from support.json_api import answered, refused
 from support.servers import Databases, postgres

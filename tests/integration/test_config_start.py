@@ -27,7 +27,7 @@ from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.process import ChildProcess
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.server import Server
-from pourtier_grpc.wiring import open_database
+from pourtier_grpc.store.opening import open_database
 from support.api import Api
 from support.servers import Databases
 

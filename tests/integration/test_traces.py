@@ -17,7 +17,7 @@ from pourtier.v1.status_service_pb2 import GetStatusRequest
 from pourtier.v1.user_service_pb2 import GetMeRequest
 from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.wallet import DevWallet
-from pourtier_grpc.telemetry import tracing
+from pourtier_grpc.telemetry import otlp
 from support import stack
 from support.api import Api, refusal
 from support.otlp import Receiver, receiver
@@ -35,7 +35,7 @@ EMAIL = "traced@example.com"
 
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    monkeypatch.setattr(tracing, "BATCH_SECONDS", 0.05)
+    monkeypatch.setattr(otlp, "BATCH_SECONDS", 0.05)
     with receiver() as running:
         yield running
 
@@ -268,7 +268,7 @@ class TestTheReceiver:
     def test_one_that_is_down_or_hangs_neither_slows_nor_fails_a_call(
         self, databases: Databases, monkeypatch: pytest.MonkeyPatch, hangs: bool
     ) -> None:
-        monkeypatch.setattr(tracing, "BATCH_SECONDS", 0.05)
+        monkeypatch.setattr(otlp, "BATCH_SECONDS", 0.05)
         with receiver(holding=True) as collector:
             endpoint = (
                 collector.endpoint if hangs else f"http://127.0.0.1:{free_port()}"
@@ -283,7 +283,7 @@ class TestTheReceiver:
                 # A call that waited for the exporter would wait for its ten seconds.
                 assert max(took) < 5
                 stopping = time.monotonic()
-            assert time.monotonic() - stopping < tracing.FLUSH_SECONDS + 3
+            assert time.monotonic() - stopping < otlp.FLUSH_SECONDS + 3
 
     def test_without_an_endpoint_nothing_is_traced(self, databases: Databases) -> None:
         with service(databases) as quiet:

@@ -14,9 +14,9 @@ from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.config import ConfigError, load
-from pourtier_grpc.devtools.dev import migrate_url
-from pourtier_grpc.store import migrations
-from pourtier_grpc.wiring import open_database
+from pourtier_grpc.devtools.migrating import migrate_url
+from pourtier_grpc.store import migrations, revisions
+from pourtier_grpc.store.opening import open_database
 from support.api import Proof, refusal
 from support.callers import Person, person
 from support.proofs import send
@@ -96,7 +96,7 @@ def test_everything_is_kept(past: Past) -> None:
         before = sql.everything()
     assert all(before[table] for table in TABLES)
     assert "api_keys" not in before
-    assert migrate_url(past.url) == migrations.head()
+    assert migrate_url(past.url) == revisions.head()
     with Sql(past.url) as sql:
         after = sql.everything()
         assert {table: after[table] for table in TABLES} == {

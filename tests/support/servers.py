@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
-from pourtier_grpc.devtools.dev import migrate_url
+from pourtier_grpc.devtools.migrating import migrate_url
 from pourtier_grpc.devtools.postgres import EmbeddedPostgres
 from pourtier_grpc.devtools.redis import EmbeddedRedis
 from pourtier_grpc.devtools.state import open_state

@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 
 import click
 
-from pourtier_grpc.cli.common import json_option, parts, print_rows
+from pourtier_grpc.cli.common import json_option, print_rows
+from pourtier_grpc.cli.parts import parts
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,63}", re.ASCII)
 # Every scope that a policy of the contract asks for; a test compares them.
-SCOPES = ("auth.introspect", "users.kyc", "users.read")
+SCOPES = ("auth.introspect", "deployments.validate", "users.kyc", "users.read")
 
 
 @click.group("api-key")

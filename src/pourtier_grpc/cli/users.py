@@ -9,7 +9,7 @@ from google.protobuf.json_format import MessageToJson
 
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.caller import OPERATOR
-from pourtier_grpc.cli.common import parts
+from pourtier_grpc.cli.parts import parts
 from pourtier_grpc.users.admin import ROLES, Act
 from pourtier_grpc.wiring import Parts
 

@@ -15,12 +15,13 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from pourtier_grpc.config import Settings, load
+from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.edge import Address, EdgeSettings, read_contract, render
 from pourtier_grpc.devtools.embedded import EmbeddedServer
 from pourtier_grpc.devtools.envoy import EmbeddedEnvoy
+from pourtier_grpc.devtools.migrating import migrate_url
 from pourtier_grpc.devtools.ports import require_free
-from pourtier_grpc.devtools.postgres import EmbeddedPostgres, embedded_database
+from pourtier_grpc.devtools.postgres import EmbeddedPostgres
 from pourtier_grpc.devtools.process import (
     ChildProcess,
     DevServerError,
@@ -30,8 +31,6 @@ from pourtier_grpc.devtools.redis import EmbeddedRedis
 from pourtier_grpc.devtools.state import State, open_state
 from pourtier_grpc.listening import MAX_SOCKET_PATH
 from pourtier_grpc.server import descriptor_set
-from pourtier_grpc.store import migrations
-from pourtier_grpc.wiring import open_database
 
 WATCH_SECONDS = 0.5
 PORTS = {
@@ -160,28 +159,6 @@ class Stack:
         self._stack.callback(server.stop)
         if self._told.is_set():
             raise _ToldToStopError
-
-
-@contextlib.contextmanager
-def with_database(settings: Settings) -> Iterator[Settings]:
-    """The settings, with the embedded database's URL where they name no other.
-
-    The embedded server is started where it is not running, and then stopped again.
-    """
-    if settings.database_url is not None or settings.production:
-        yield settings
-        return
-    with embedded_database(settings.pourtier_data_dir) as url:
-        yield settings.with_database(url)
-
-
-def migrate_url(url: str) -> str:
-    """Brings the database of a URL to the newest revision; answers which one it is."""
-    database = open_database(load(database_url=url))
-    try:
-        return migrations.migrate(database)
-    finally:
-        database.close()
 
 
 def edge_settings(

@@ -17,12 +17,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from pourtier_grpc.expected import ExpectedError
+
 LAUNCHER = Path(__file__).with_name("launcher.py")
 LOG_LIMIT = 5_000_000
 TAIL_LINES = 20
 
 
-class DevServerError(Exception):
+class DevServerError(ExpectedError):
     """A development server cannot do what was asked; the text tells a newcomer why."""
 
 

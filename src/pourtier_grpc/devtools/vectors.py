@@ -18,6 +18,7 @@ from pourtier.v1.auth_service_pb2 import SignatureEncoding
 from pourtier_grpc.auth import proof
 from pourtier_grpc.auth.wallets import SignInMessage
 from pourtier_grpc.errors import ErrorReason, PourtierError
+from pourtier_grpc.expected import ExpectedError
 
 # What is checked so far, as (chain, form, layer).
 SUPPORTED: Final = frozenset({("solana", "raw", "sign_in")})
@@ -48,7 +49,7 @@ ENCODINGS: Final = {
 }
 
 
-class VectorFileError(Exception):
+class VectorFileError(ExpectedError):
     """A file cannot be read, is not an array of entries, or has none to run."""
 
 

@@ -13,11 +13,13 @@ from typing import Self
 import base58
 from nacl.signing import SigningKey
 
+from pourtier_grpc.expected import ExpectedError
+
 SEED_BYTES = 32
 KEYPAIR_BYTES = 64
 
 
-class DevWalletError(Exception):
+class DevWalletError(ExpectedError):
     """A wallet's file cannot be read, is none, or would be overwritten."""
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pourtier_grpc.config import load
 from pourtier_grpc.store.engine import Database, Transaction
-from pourtier_grpc.wiring import open_database
+from pourtier_grpc.store.opening import open_database
 from support.servers import Databases, postgres
 
 

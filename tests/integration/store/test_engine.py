@@ -19,8 +19,8 @@ from pourtier_grpc import deadline
 from pourtier_grpc.config import load
 from pourtier_grpc.errors import PourtierError
 from pourtier_grpc.store.engine import Database, Reader, Transaction
+from pourtier_grpc.store.opening import open_database
 from pourtier_grpc.store.tables import signing_keys, users
-from pourtier_grpc.wiring import open_database
 
 
 @contextmanager

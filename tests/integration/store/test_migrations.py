@@ -11,17 +11,18 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import column, exc, inspect, table
 
 from pourtier_grpc.config import ConfigError, load
-from pourtier_grpc.devtools.dev import migrate_url
-from pourtier_grpc.store import migrations
+from pourtier_grpc.devtools.migrating import migrate_url
+from pourtier_grpc.store import migrations, revisions
 from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.opening import open_database, require_migrated
 from pourtier_grpc.store.tables import VERSION_TABLE, metadata
-from pourtier_grpc.wiring import open_database, require_migrated
 from support.servers import Databases
 
-HEAD = migrations.head()
+HEAD = revisions.head()
 
 
 @pytest.fixture
@@ -36,10 +37,17 @@ def tables(database: Database) -> set[str]:
         return set(inspect(read.connection).get_table_names())
 
 
+def test_the_revisions_are_those_that_alembic_finds() -> None:
+    script = ScriptDirectory(str(revisions.VERSIONS.parent))
+    newest_first = [each.revision for each in script.walk_revisions()]
+    assert list(revisions.known()) == newest_first[::-1]
+    assert script.get_heads() == [HEAD]
+
+
 def test_migrating_makes_every_table_as_the_code_knows_it(database: Database) -> None:
-    assert migrations.current(database) is None
+    assert revisions.current(database) is None
     assert migrations.migrate(database) == HEAD
-    assert migrations.current(database) == HEAD
+    assert revisions.current(database) == HEAD
     with database.read() as read:
         context = MigrationContext.configure(
             read.connection,
@@ -100,7 +108,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(
         with pytest.raises(exc.ProgrammingError, match="already exists"):
             migrations.migrate(database)
         assert tables(database) == {"signing_keys"}
-        assert migrations.current(database) is None
+        assert revisions.current(database) is None
         other.execute("DROP TABLE signing_keys")
     assert migrations.migrate(database) == HEAD
 
