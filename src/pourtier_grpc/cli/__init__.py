@@ -31,6 +31,11 @@ class Cli(LazyGroup):
         __name__,
         ("api-key", "api_keys:api_key", "API keys of internal services."),
         ("dev", "dev:dev", "Run everything on this machine: databases, service, edge."),
+        (
+            "grant",
+            "grant:grant",
+            "Give a role of the database what its duty needs.",
+        ),
         ("keys", "keys:keys", "Key material."),
         ("migrate", "migrate:migrate", "Bring the database to the newest revision."),
         ("serve", "serve:serve", "Serve gRPC until SIGTERM or Ctrl-C."),

@@ -13,6 +13,7 @@ from enum import StrEnum
 from psycopg import sql
 from sqlalchemy import text
 
+from pourtier_grpc.expected import ExpectedError
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.tables import VERSION_TABLE
 
@@ -64,7 +65,7 @@ class Duty(StrEnum):
 PRIVILEGES = {Duty.SERVING: SERVING, Duty.WORKING: WORKING}
 
 
-class GrantError(Exception):
+class GrantError(ExpectedError):
     """Privileges cannot be granted; the text says why."""
 
 
