@@ -387,3 +387,25 @@ def test_a_key_folder_that_cannot_hold_another_is_a_sentence(
     assert (done.returncode, done.stdout) == (1, "")
     assert "KEY_DIR" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_role_of_the_database_gets_what_its_duty_needs(
+    database_url: str, folder: Path
+) -> None:
+    env = {"database_url": database_url, "pourtier_data_dir": folder}
+    refused = quickly("grant", "serving", "nobody_at_all", **env)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "pourtier: there is no role nobody_at_all: CREATE ROLE first\n"
+    )
+    with Sql(database_url) as sql:
+        sql.run("CREATE ROLE granted_role")
+        try:
+            granted = quickly("grant", "serving", "granted_role", **env)
+            assert (granted.returncode, granted.stdout) == (0, "")
+            query = "SELECT has_table_privilege('granted_role', %s, %s) AS may"
+            assert sql.one(query, "audit_events", "INSERT")["may"]
+            assert not sql.one(query, "audit_events", "UPDATE")["may"]
+        finally:
+            sql.run("DROP OWNED BY granted_role")
+            sql.run("DROP ROLE granted_role")

@@ -32,6 +32,11 @@ class Cli(LazyGroup):
         ("api-key", "api_keys:api_key", "API keys of internal services."),
         ("audit", "audit:audit", "The sealed audit log."),
         ("dev", "dev:dev", "Run everything on this machine: databases, service, edge."),
+        (
+            "grant",
+            "grant:grant",
+            "Give a role of the database what its duty needs.",
+        ),
         ("keys", "keys:keys", "Key material."),
         ("legal", "legal:legal", "Legal texts and receipts."),
         ("migrate", "migrate:migrate", "Bring the database to the newest revision."),

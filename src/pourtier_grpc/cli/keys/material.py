@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import click
 
@@ -12,11 +11,9 @@ from pourtier_grpc.caller import OPERATOR
 from pourtier_grpc.cli.common import json_option, print_rows
 from pourtier_grpc.cli.configured import settings
 from pourtier_grpc.clock import SystemClock
-from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.database import with_database
-from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.keys import KeyRecord
-from pourtier_grpc.store.opening import open_database, require_migrated
+from pourtier_grpc.store.opening import opened
 
 
 @click.command("generate")
@@ -35,17 +32,6 @@ def list_(*, as_json: bool) -> None:
     """Print the keys: id, use, algorithm, state, time made. Never the material."""
     with with_database(settings()) as effective, opened(effective) as database:
         print_keys(list_keys(database), as_json=as_json)
-
-
-@contextlib.contextmanager
-def opened(effective: Settings) -> Iterator[Database]:
-    """The settings' database, which must have been migrated."""
-    database = open_database(effective)
-    try:
-        require_migrated(database)
-        yield database
-    finally:
-        database.close()
 
 
 def print_keys(records: Sequence[KeyRecord], *, as_json: bool) -> None:

@@ -1,0 +1,127 @@
+"""What the roles of the database may do, and what they may not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+
+from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.privileges import PRIVILEGES, Duty, GrantError, grant
+from pourtier_grpc.store.tables import VERSION_TABLE, metadata
+
+EVIDENCE = (
+    "audit_events",
+    "audit_seals",
+    "audit_checkpoints",
+    "document_acceptances",
+    "legal_documents",
+)
+Connect = Callable[[Duty], psycopg.Connection[tuple[object, ...]]]
+
+
+@pytest.fixture
+def connect(database: Database, database_url: str) -> Iterator[Connect]:
+    """Connections as a role that has one duty's privileges."""
+    made = []
+
+    def connect(duty: Duty) -> psycopg.Connection[tuple[object, ...]]:
+        role = f"test_{duty.value}"
+        with psycopg.connect(database_url, autocommit=True) as owner:
+            exists = owner.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))
+            if not exists.fetchone():
+                create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'test'")
+                owner.execute(create.format(sql.Identifier(role)))
+        grant(database, duty, role)
+        parts = urlsplit(database_url)
+        host = parts.netloc.rpartition("@")[2]
+        url = urlunsplit(parts._replace(netloc=f"{role}:test@{host}"))
+        made.append(psycopg.connect(url, autocommit=True))
+        return made[-1]
+
+    yield connect
+    for connection in made:
+        connection.close()
+
+
+@pytest.mark.parametrize("duty", Duty)
+def test_every_table_is_thought_of(duty: Duty) -> None:
+    assert set(PRIVILEGES[duty]) == {*metadata.tables, VERSION_TABLE}
+
+
+@pytest.mark.parametrize("duty", Duty)
+@pytest.mark.parametrize("table", EVIDENCE)
+@pytest.mark.parametrize(
+    "change", ["UPDATE {} SET {column} = {column}", "DELETE FROM {}", "TRUNCATE {}"]
+)
+def test_no_duty_can_change_evidence(
+    connect: Connect, duty: Duty, table: str, change: str
+) -> None:
+    column = next(iter(metadata.tables[table].primary_key)).name
+    statement = sql.SQL(change).format(
+        sql.Identifier(table), column=sql.Identifier(column)
+    )
+    with pytest.raises(errors.InsufficientPrivilege, match="permission denied"):
+        connect(duty).execute(statement)
+
+
+@pytest.mark.parametrize("duty", Duty)
+@pytest.mark.parametrize(
+    "meddling",
+    [
+        "ALTER TABLE audit_events DISABLE TRIGGER ALL",
+        "SET session_replication_role = replica",
+        "DROP TABLE audit_seals",
+        "DROP FUNCTION refuse_change CASCADE",
+    ],
+)
+def test_no_duty_can_switch_the_triggers_off(
+    connect: Connect, duty: Duty, meddling: str
+) -> None:
+    with pytest.raises(errors.InsufficientPrivilege):
+        connect(duty).execute(meddling)
+
+
+def test_a_duty_can_do_what_it_needs(connect: Connect) -> None:
+    serving, working = connect(Duty.SERVING), connect(Duty.WORKING)
+    for table, privileges in PRIVILEGES[Duty.SERVING].items():
+        if "SELECT" in privileges:
+            query = sql.SQL("SELECT count(*) FROM {}")
+            serving.execute(query.format(sql.Identifier(table)))
+    serving.execute("UPDATE legal_documents SET withdraw_time = now()")
+    working.execute("DELETE FROM audit_unsealed")
+    working.execute("SELECT count(*) FROM audit_seals")
+
+
+def test_serving_cannot_seal(connect: Connect) -> None:
+    for table in ("audit_seals", "audit_checkpoints"):
+        statement = sql.SQL("INSERT INTO {} DEFAULT VALUES")
+        with pytest.raises(errors.InsufficientPrivilege):
+            connect(Duty.SERVING).execute(statement.format(sql.Identifier(table)))
+    with pytest.raises(errors.InsufficientPrivilege):
+        connect(Duty.SERVING).execute("DELETE FROM audit_unsealed")
+
+
+def test_granting_takes_what_a_duty_does_not_need(
+    connect: Connect, database: Database, database_url: str
+) -> None:
+    serving = connect(Duty.SERVING)
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute("GRANT ALL ON audit_seals TO test_serving")
+    serving.execute("SELECT count(*) FROM audit_seals")
+    grant(database, Duty.SERVING, "test_serving")
+    with pytest.raises(errors.InsufficientPrivilege):
+        serving.execute("SELECT count(*) FROM audit_seals")
+
+
+def test_a_role_that_is_not_there_or_owns_the_tables_is_refused(
+    database: Database, database_url: str
+) -> None:
+    with pytest.raises(GrantError, match="there is no role nobody"):
+        grant(database, Duty.SERVING, "nobody")
+    owner = urlsplit(database_url).username or "postgres"
+    with pytest.raises(GrantError, match="owns the tables"):
+        grant(database, Duty.SERVING, owner)
