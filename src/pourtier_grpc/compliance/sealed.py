@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from pourtier_grpc.compliance.sealing import seal_hash
-from pourtier_grpc.store.audit import personal_hash
+from pourtier_grpc.store.audit import hashed, personal_hash
 
 
 class Sealed(NamedTuple):
@@ -52,6 +52,40 @@ def disagreement(event: Sealed) -> str | None:
     The columns that the log is searched by repeat parts of those bytes; the personal
     fields have their salted hashes in them.
     """
+    return None if _plainly_agrees(event) else _disagreement(event)
+
+
+def _plainly_agrees(event: Sealed) -> bool:
+    """Whether the text has, letter by letter, what must be in it; most events have.
+
+    That is a fraction of the time of reading it as JSON. Canonical JSON orders members
+    by name: what is looked for stands at the beginning, or behind the last member that
+    may hold others. Within a text a quotation mark has a stroke before it, so no text
+    looks like a member.
+    """
+    if event.body is None or event.event_time is None or event.personal is None:
+        return False
+    try:
+        text = event.body.decode()
+        personal = json.loads(event.personal.decode())
+        hashes = hashed(event.salt or b"", personal).items()
+    except (ValueError, AttributeError, RecursionError):
+        return False
+    user = "null" if event.user_id is None else f'"{event.user_id}"'
+    told = ",".join([f'"{name}":"{value}"' for name, value in hashes])
+    middle = (
+        f',"event_id":"{event.event_id}","event_time":"{event.event_time.isoformat()}"'
+        f',"personal":{{{told}}},"request_id":'
+    )
+    return (
+        event.personal_user_id == event.user_id
+        and text.startswith(f'{{"action":"{event.action}","actor":"')
+        and text.startswith(middle, text.rfind(',"event_id":"'))
+        and text.startswith(f',"user_id":{user},', text.rfind(',"user_id":'))
+    )
+
+
+def _disagreement(event: Sealed) -> str | None:
     try:
         said = json.loads((event.body or b"").decode())
         agree = (

@@ -21,7 +21,7 @@ from pourtier_grpc.store.engine import Database, Reader, unavailable
 
 SEGMENT = 25_000
 # Below so many links, starting processes takes longer than it saves.
-WORTH_PROCESSES = 100_000
+WORTH_PROCESSES = 200_000
 
 Progress = Callable[[int], object]
 

@@ -34,6 +34,12 @@ PART = f"""
         AND (%(event_before)s::timestamptz IS NULL OR e.event_time < %(event_before)s)
     ORDER BY s.seq
 """  # noqa: S608 - columns of our own
+PLAN = (
+    "enable_hashjoin = off",
+    "enable_mergejoin = off",
+    "max_parallel_workers_per_gather = 0",
+    "jit = off",
+)
 LINK = """
     SELECT s.seq, s.event_id::text, s.prev_hash, s.hash, e.body
     FROM audit_seals s LEFT JOIN audit_events e USING (event_id)
@@ -86,9 +92,10 @@ def sealed(
     A row has the columns of `COLUMNS`.
     """
     # The seals' order is nearly that of the events' ids, so looking each up touches a
-    # page after the other. Any other plan sorts the whole log first.
-    for plan in ("hashjoin", "mergejoin"):
-        read.run(text(f"SET LOCAL enable_{plan} = off"))
+    # page after the other. Any other plan sorts the whole log first, and workers of the
+    # server's own would only take the processor from those who check.
+    for setting in PLAN:
+        read.run(text(f"SET LOCAL {setting}"))
     return read.stream(SEALED, (first, last))
 
 
