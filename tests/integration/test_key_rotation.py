@@ -214,7 +214,7 @@ class TestRotation:
             (row["key_id"], row["use"]) for row in made
         }
         actors = [event["actor"] for event in told]
-        assert actors == ["system"] * 5 + ["operator"] * 2
+        assert actors == ["system"] * 7 + ["operator"] * 2
         assert {event["details"]["state"] for event in told} == {"active", "next"}
 
     def test_a_rotation_that_fails_leaves_everything_as_it_was(

@@ -184,8 +184,8 @@ class TestRotation:
             clock=own.clock,
         )
         # The key that was next here is gone with the second.
-        rotation.rotate(KeyUse.EVIDENCE)
-        active = rotation.rotate(KeyUse.EVIDENCE)
+        rotation.rotate(KeyUse.EVIDENCE, at_once=True)
+        active = rotation.rotate(KeyUse.EVIDENCE, at_once=True)
         own.keyring.refresh()
         code = StatusCode.UNAVAILABLE
         with refusal("SERVICE_UNAVAILABLE", code) as caught:

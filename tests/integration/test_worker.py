@@ -93,7 +93,7 @@ def test_two_workers_never_fork_the_chain(log: Log, make: Make) -> None:
 def test_it_follows_the_keys(log: Log, make: Make) -> None:
     worker = make()
     made = build(log.settings)
-    new = made.key_rotation.rotate(KeyUse.EVIDENCE)
+    new = made.key_rotation.rotate(KeyUse.EVIDENCE, at_once=True)
     made.close()
     assert new == in_state(log.sql, KeyUse.EVIDENCE, "active")
     assert eventually(lambda: worker._parts.keyring.evidence.key_id == new)

@@ -76,6 +76,11 @@ class Log:
         event = AuditEvent(**{**values, **changes})
         return AuditLog(self.keyring.pseudonym).append(tx, event)
 
+    def forget(self) -> None:
+        """Empties the log: what the making of keys has left is not what a test adds."""
+        for table in ("audit_unsealed", "audit_personal", "audit_events"):
+            self.behind(SQL("DELETE FROM {}").format(Identifier(table)))
+
     def add(self, count: int = 1, **changes: Any) -> list[UUID]:
         """Adds events, a transaction and a millisecond each."""
         added = []
@@ -211,13 +216,13 @@ def _made(moment: datetime) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
 
 @contextmanager
 def log_on(database_url: str, folder: Path, **changes: Any) -> Iterator[Log]:
-    """The log of a database, with keys in that folder."""
+    """The log of a database, empty, with keys in that folder."""
     values = {"database_url": database_url, "pourtier_data_dir": folder}
     settings, clock = load(**{**values, **changes}), ManualClock()
     database = open_database(settings)
     try:
         with Sql(database_url) as sql:
-            yield Log(
+            made = Log(
                 settings=settings,
                 database=database,
                 keyring=open_keyring(settings, database, clock),
@@ -225,5 +230,7 @@ def log_on(database_url: str, folder: Path, **changes: Any) -> Iterator[Log]:
                 sql=sql,
                 file=CheckpointFile(database=database, path=settings.checkpoint_file),
             )
+            made.forget()
+            yield made
     finally:
         database.close()

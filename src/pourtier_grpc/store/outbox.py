@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import update
+from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.store import users
@@ -80,12 +80,12 @@ def record_change(
 
 def record_platform_event(tx: Transaction, now: datetime, event: OutboxEvent) -> None:
     """Writes an event that tells of no user; others of the kind wait for this one."""
-    sequence = tx.run(
-        update(event_sequences)
-        .where(event_sequences.c.subject == PLATFORM)
-        .values(sequence=event_sequences.c.sequence + 1)
-        .returning(event_sequences.c.sequence)
-    ).scalar_one()
+    first = pg_insert(event_sequences).values(subject=PLATFORM, sequence=1)
+    counted = first.on_conflict_do_update(
+        index_elements=["subject"],
+        set_={"sequence": event_sequences.c.sequence + 1},
+    ).returning(event_sequences.c.sequence)
+    sequence = tx.run(counted).scalar_one()
     subject = {"user_id": None, "wallet_address": None}
     insert_all(tx, outbox, [_row(event, None, subject, now, sequence)])
 

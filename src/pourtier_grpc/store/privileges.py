@@ -35,7 +35,7 @@ SERVING: Mapping[str, tuple[str, ...]] = {
     "api_keys": CHANGE,
     "signing_keys": CHANGE,
     "outbox": ADD,
-    "event_sequences": ("SELECT", "UPDATE"),
+    "event_sequences": CHANGE,
     "audit_events": ADD,
     "audit_personal": ADD,
     # By the trigger that queues each event.

@@ -239,7 +239,7 @@ class TestCheckpoints:
         log.sealed(1)
         old = in_state(log.sql, KeyUse.EVIDENCE, "active")
         made = build(log.settings, log.clock)
-        new = made.key_rotation.rotate(KeyUse.EVIDENCE)
+        new = made.key_rotation.rotate(KeyUse.EVIDENCE, at_once=True)
         made.close()
         log.keyring.refresh()
         log.sealed(1)
