@@ -13,7 +13,8 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import insert, update
+from sqlalchemy import insert
+from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.store import users
@@ -82,9 +83,12 @@ def record_change(
 def record_platform_event(tx: Transaction, now: datetime, event: OutboxEvent) -> None:
     """Writes an event that tells of no user; others of the kind wait for this one."""
     sequence = tx.run(
-        update(event_sequences)
-        .where(event_sequences.c.subject == PLATFORM)
-        .values(sequence=event_sequences.c.sequence + 1)
+        pg_insert(event_sequences)
+        .values(subject=PLATFORM, sequence=1)
+        .on_conflict_do_update(
+            index_elements=[event_sequences.c.subject],
+            set_={"sequence": event_sequences.c.sequence + 1},
+        )
         .returning(event_sequences.c.sequence)
     ).scalar_one()
     subject = {"user_id": None, "wallet_address": None}

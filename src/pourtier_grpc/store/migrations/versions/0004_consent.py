@@ -133,7 +133,6 @@ STATEMENTS = (
         for table in APPEND_ONLY
     ),
     "CREATE TABLE event_sequences (subject text PRIMARY KEY, sequence bigint NOT NULL)",
-    "INSERT INTO event_sequences VALUES ('platform', 0)",
     "ALTER TABLE outbox ALTER COLUMN user_id DROP NOT NULL",
     """
     CREATE UNIQUE INDEX outbox_platform_sequence_key ON outbox (sequence)
