@@ -67,13 +67,31 @@ class Service:
     """An internal service, known by its API key."""
 
     key_id: UUID
+    prefix: str
     name: str
     scopes: frozenset[str]
 
     @property
     def acting_for_others(self) -> str:
+        """Who acts, as the audit log writes it: the service, and by which key."""
+        return f"service:{self.name}/{self.prefix}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """What somebody does to another's affairs, and why.
+
+    `by` and `client` are None at the command line, where an operator acts.
+    """
+
+    reason: str
+    by: SignedInUser | Service | None = None
+    client: Client | None = None
+
+    @property
+    def actor(self) -> str:
         """Who acts, as the audit log writes it."""
-        return f"service:{self.name}"
+        return OPERATOR if self.by is None else self.by.acting_for_others
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ KNOWN_SECRETS = frozenset(
     {"secret", "changeme", "change-me", "your-secret-key", "your-secret-key-here"}
 )
 MIN_SECRET_BYTES = 32
+# `host:port`, or `[::1]:port`.
+ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s\[\]:/]+):([0-9]{1,5})", re.ASCII)
+MAX_PORT = 65535
 # How YAML writes that there is no value.
 EMPTY = ("", "~", "null", "Null", "NULL")
 
@@ -80,6 +83,7 @@ class Settings(BaseSettings):
     session_idle_days: int = Field(default=30, ge=1)
     session_max_days: int = Field(default=90, ge=1)
     admin_session_minutes: int = Field(default=60, ge=1)
+    max_sessions_per_user: int = Field(default=100, ge=1)
 
     # Of whoever deploys.
     required_kyc_level: Literal["none", "basic", "full"] = "none"
@@ -156,6 +160,21 @@ class Settings(BaseSettings):
                     f"{origin!r} is not an origin such as https://app.lumiere.trade"
                 )
         return origins
+
+    @field_validator("grpc_listen")
+    @classmethod
+    def _check_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        for address in addresses:
+            # gRPC knows others, such as `unix:`; who comes by a socket passes for the
+            # edge, which is believed about its clients' addresses.
+            found = ADDRESS.fullmatch(address)
+            # Of a larger port gRPC takes the remainder.
+            if not found or int(found[1]) > MAX_PORT:
+                raise ValueError(
+                    f"{address!r} is not host:port (the edge's socket is "
+                    "GRPC_UNIX_SOCKET)"
+                )
+        return addresses
 
     @field_validator("env", mode="before")
     @classmethod
@@ -270,11 +289,13 @@ class Settings(BaseSettings):
                 for address in self.listen
                 if not is_loopback(address)
             ]
-            if not is_loopback(f"{self.metrics_host}:{self.pourtier_metrics_port}"):
-                sentences.append(
-                    f"METRICS_HOST={self.metrics_host} is plaintext off loopback: put "
-                    "it behind a closed network and say so with ALLOW_PLAINTEXT=true"
-                )
+        metrics = f"{self.metrics_host}:{self.pourtier_metrics_port}"
+        # No certificate of the listeners encrypts these.
+        if not self.allow_plaintext and not is_loopback(metrics):
+            sentences.append(
+                f"METRICS_HOST={self.metrics_host} is plaintext off loopback: put "
+                "it behind a closed network and say so with ALLOW_PLAINTEXT=true"
+            )
         if "*" in self.origins:
             sentences.append(
                 "ALLOWED_ORIGINS has a wildcard: any site could call, and none of its "

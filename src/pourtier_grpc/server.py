@@ -7,7 +7,6 @@ import importlib.resources
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -112,7 +111,7 @@ class Server:
             metrics=self._metrics,
             database=self._parts.database,
             clock=self._parts.clock,
-            session_idle=timedelta(days=settings.session_idle_days),
+            cutoffs=self._parts.lifetimes.cutoffs,
             speaks=lambda: self.metrics_port is not None,
         )
         self._periodic.append(Periodic("gauges", GAUGE_SECONDS, measuring.look))

@@ -62,6 +62,7 @@ class Parts:
     clock: Clock
     keyring: Keyring
     authenticator: Authenticator
+    lifetimes: Lifetimes
     sessions: Sessions
     refresh: Refresh
     own_sessions: OwnSessions
@@ -136,6 +137,7 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         access_tokens=access_tokens,
         clock=clock,
         lifetimes=lifetimes,
+        most_of_a_user=settings.max_sessions_per_user,
     )
     api_keys = ApiKeys(
         database=database,
@@ -161,6 +163,7 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         clock=clock,
         keyring=keyring,
         authenticator=Authenticator(sessions=sessions, api_keys=api_keys),
+        lifetimes=lifetimes,
         sessions=sessions,
         refresh=Refresh(
             database=database,
@@ -195,7 +198,11 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         ),
         directory=Directory(users=users),
         administration=Administration(
-            database=database, sessions=sessions, audit_log=audit_log, clock=clock
+            database=database,
+            sessions=sessions,
+            api_keys=api_keys,
+            audit_log=audit_log,
+            clock=clock,
         ),
         api_keys=api_keys,
         key_rotation=KeyRotation(

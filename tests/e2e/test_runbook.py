@@ -14,8 +14,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pourtier_grpc.auth.api_keys import SCOPES
 from pourtier_grpc.cli import main
-from pourtier_grpc.cli.api_keys import SCOPES
 from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.store.keys import KeyUse
@@ -92,7 +92,7 @@ def test_after_the_runbook_of_a_stolen_signing_key_only_its_owner_gets_in(
     web = running.public
     # A rotation long since has left a retired key beside the active and the next.
     parts = running.server._parts
-    rotated = parts.key_rotation.rotate(KeyUse.ACCESS)
+    rotated = parts.key_rotation.rotate(KeyUse.ACCESS, at_once=True)
     assert eventually(lambda: parts.keyring.access.key_id == rotated)
     honest = web.register(wallet)["tokens"]
     header, claims = tokens.parts(honest["access_token"])

@@ -196,7 +196,16 @@ class TestRefusals:
             ({"database_url": None}, "DATABASE_URL is not set"),
             ({"database_url": f"mysql://u:{SECRET}@h"}, "DATABASE_URL is not a postgr"),
             ({"jwt_algorithm": "HS256"}, "JWT_ALGORITHM=HS256 needs JWT_SECRET_KEY"),
-            ({"grpc_listen": "nonsense"}, "nonsense cannot be listened on"),
+            ({"grpc_listen": "192.0.2.1:1"}, "192.0.2.1:1 cannot be listened on"),
+            *(
+                ({"database_url": f"postgresql://{url}"}, "DATABASE_URL cannot be read")
+                for url in (
+                    f"u:{SECRET}@h:port/d",
+                    f"u:{SECRET}@h/d?nonsense=1",
+                    f"u:{SECRET}@h/d?port=x",
+                    f"u:{SECRET}@[::1/d",
+                )
+            ),
         ],
     )
     def test_a_setting_that_cannot_be_used_is_named(

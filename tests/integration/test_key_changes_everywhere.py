@@ -139,7 +139,7 @@ class TestEverywhere:
             with Callers([reader(api) for api in pair.clients]) as callers:
                 callers.wait(20)
                 old = signed_by(ann.bearer)
-                pair.parts.key_rotation.rotate(ACCESS)
+                pair.parts.key_rotation.rotate(ACCESS, at_once=True)
                 # Past the moment at which both have followed.
                 _sleep_past_following()
                 fresh = [api.login(ann.wallet).tokens for api in pair.clients[:2]]
@@ -196,7 +196,7 @@ class TestEverywhere:
             old = in_state(pair.sql, HMAC, "active")
             with Callers(works) as callers:
                 callers.wait(10)
-                pair.parts.key_rotation.rotate(HMAC)
+                pair.parts.key_rotation.rotate(HMAC, at_once=True)
                 _sleep_past_following()
                 callers.wait(10)
                 assert callers.refused == []

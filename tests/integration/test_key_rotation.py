@@ -14,6 +14,8 @@ from structlog.testing import capture_logs
 
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier_grpc.auth.key_rotation import KeyRotation
+from pourtier_grpc.auth.keyring import generate_missing
+from pourtier_grpc.config import ConfigError
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.store import sessions as session_rows
 from pourtier_grpc.store.audit import AuditLog
@@ -79,7 +81,8 @@ def revoke_after(monkeypatch: pytest.MonkeyPatch, own: Service, function: str) -
 
 
 def rotate(service: Service, use: KeyUse = ACCESS) -> str:
-    key_id = rotation(service).rotate(use)
+    key_id = rotation(service).rotate(use, at_once=True)
+    assert key_id is not None
     follow(service)
     return key_id
 
@@ -186,6 +189,34 @@ class TestRotation:
         assert event["actor"] == "operator"
         assert event["details"] == {"use": "access", "retired": old, "active": new}
 
+    @pytest.mark.parametrize("use", [ACCESS, HMAC])
+    def test_a_key_that_copies_of_the_key_set_may_lack_does_not_sign(
+        self, own: Service, use: KeyUse
+    ) -> None:
+        own.clock.move(minutes=10)
+        first = rotation(own).rotate(use)
+        assert first is not None
+        before = own.sql.everything()
+        own.clock.move(seconds=599)
+        assert rotation(own).rotate(use) is None
+        assert own.sql.everything() == before
+        own.clock.move(seconds=1)
+        second = rotation(own).rotate(use)
+        assert second not in {None, first}
+        assert rotation(own).rotate(use, at_once=True) not in {None, second}
+
+    def test_every_key_that_is_made_is_audited(self, own: Service) -> None:
+        rotate(own)
+        revoke(own, in_state(own.sql, HMAC, "next"))
+        told = bodies(own, "key.generated")
+        made = own.sql.run("SELECT key_id, use FROM signing_keys")
+        assert {(e["details"]["key_id"], e["details"]["use"]) for e in told} == {
+            (row["key_id"], row["use"]) for row in made
+        }
+        actors = [event["actor"] for event in told]
+        assert actors == ["system"] * 7 + ["operator"] * 2
+        assert {event["details"]["state"] for event in told} == {"active", "next"}
+
     def test_a_rotation_that_fails_leaves_everything_as_it_was(
         self, own: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -196,7 +227,7 @@ class TestRotation:
         with monkeypatch.context() as broken:
             broken.setattr(rotation(own), "_record", fail)
             with pytest.raises(RuntimeError, match="halfway"):
-                rotation(own).rotate(ACCESS)
+                rotation(own).rotate(ACCESS, at_once=True)
         assert own.sql.everything() == before
         # The file that it left behind is taken up by the next one.
         left = {path.name for path in own.settings.keys.iterdir()}
@@ -205,6 +236,37 @@ class TestRotation:
 
 
 class TestRevocation:
+    @pytest.mark.parametrize("use", [ACCESS, HMAC])
+    @pytest.mark.parametrize("state", ["active", "next"])
+    def test_its_file_is_kept_where_no_database_takes_it_for_a_new_key(
+        self, own: Service, use: KeyUse, state: str
+    ) -> None:
+        stolen, folder = in_state(own.sql, use, state), own.settings.keys
+        file = folder / f"{use}-{stolen}.jwk"
+        content = file.read_text()
+        assert revoke(own, stolen)
+        assert not file.exists()
+        aside = folder / f"{file.name}.revoked"
+        assert aside.read_text() == content
+        assert aside.stat().st_mode & 0o777 == 0o600
+        # As a database that was brought back from before the key was made.
+        own.sql.run("DELETE FROM signing_keys WHERE use = %s", use.value)
+        for left in folder.glob(f"{use}-*.jwk"):
+            left.unlink()
+        database = own.server._parts.database
+        made = generate_missing(database, folder, own.clock.now())
+        assert stolen not in {record.key_id for record in made}
+
+    def test_a_file_that_cannot_be_renamed_is_told_of_and_the_key_is_revoked(
+        self, own: Service
+    ) -> None:
+        stolen = in_state(own.sql, ACCESS, "active")
+        in_the_way = own.settings.keys / f"access-{stolen}.jwk.revoked"
+        in_the_way.mkdir()
+        with pytest.raises(ConfigError, match=r"is revoked, but .*: rename or remove"):
+            revoke(own, stolen)
+        assert states(own.sql, ACCESS)[stolen] == "revoked"
+
     def test_what_it_signed_is_refused_and_the_next_one_signs(
         self, own: Service
     ) -> None:
@@ -286,8 +348,8 @@ class TestRevocation:
         self, own: Service, elsewhere: KeyRotation, folder: Path
     ) -> None:
         ann = person(own)
-        elsewhere.rotate(ACCESS)
-        active = elsewhere.rotate(ACCESS)
+        elsewhere.rotate(ACCESS, at_once=True)
+        active = elsewhere.rotate(ACCESS, at_once=True)
         follow(own)
         tokens = own.api.login(ann.wallet).tokens
         assert signed_by(tokens.access_token) == signed_by(ann.bearer)

@@ -60,7 +60,8 @@ def pair(databases: Databases) -> Iterator[Pair]:
     with (
         databases.fresh() as url,
         state_folder() as folder,
-        serving(folder, url, count=2) as processes,
+        # The replays sign in to one account a thousand times.
+        serving(folder, url, count=2, max_sessions_per_user=1000) as processes,
         Sql(url) as sql,
     ):
         clients = [Api(each.target) for _ in range(CHANNELS) for each in processes]

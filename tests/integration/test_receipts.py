@@ -43,7 +43,8 @@ def receipt(service: Service, who: Person, **fields: Any) -> pb.Acceptance:
 
 def rotate(service: Service) -> str:
     """The next evidence key signs, once the service has followed."""
-    active = service.server._parts.key_rotation.rotate(KeyUse.EVIDENCE)
+    active = service.server._parts.key_rotation.rotate(KeyUse.EVIDENCE, at_once=True)
+    assert active is not None
     assert eventually(lambda: service.keyring.evidence.key_id == active)
     return active
 
@@ -182,8 +183,8 @@ class TestRotation:
             clock=own.clock,
         )
         # The key that was next here is gone with the second.
-        rotation.rotate(KeyUse.EVIDENCE)
-        active = rotation.rotate(KeyUse.EVIDENCE)
+        rotation.rotate(KeyUse.EVIDENCE, at_once=True)
+        active = rotation.rotate(KeyUse.EVIDENCE, at_once=True)
         own.keyring.refresh()
         code = StatusCode.UNAVAILABLE
         with refusal("SERVICE_UNAVAILABLE", code) as caught:

@@ -10,14 +10,14 @@ from uuid import UUID
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier.v1.user_pb2 import User
-from pourtier_grpc.caller import ADMIN_ROLE, OPERATOR
+from pourtier_grpc.caller import ADMIN_ROLE, Act
 from pourtier_grpc.devtools.wallet import DevWallet
-from pourtier_grpc.users.admin import Act, Administration
+from pourtier_grpc.users.admin import Administration
 from support import legal
 from support.service import Service
 
 WHY = "a stolen account"
-BY_COMMAND = Act(actor=OPERATOR, reason="by command")
+BY_COMMAND = Act(reason="by command")
 
 
 @dataclass(frozen=True, kw_only=True)

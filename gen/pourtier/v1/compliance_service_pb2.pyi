@@ -47,8 +47,8 @@ class AuditEvent(_message.Message):
     action: _builtins.str
     """What happened, such as `session.ended`; `proof.refused` for refused proofs."""
     actor: _builtins.str
-    """Who did it: `user:<id>`, `admin:<id>`, `service:<name>`, `operator` or `system`.
-    Empty for refused proofs: nobody has been proven.
+    """Who did it: `user:<id>`, `admin:<id>`, `service:<name>/<prefix>` (of its API key),
+    `operator` or `system`. Empty for refused proofs: nobody has been proven.
     """
     user_id: _builtins.str
     """The user to whom it happened, or empty."""

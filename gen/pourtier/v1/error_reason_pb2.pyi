@@ -91,8 +91,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `{}`.
     """
     ERROR_REASON_SESSION_ENDED: _ErrorReason.ValueType  # 24
-    """(UNAUTHENTICATED) The session has ended: by logout, by expiry, or by theft of
-    its refresh token. Sign in again.
+    """(UNAUTHENTICATED) The session has ended. Sign in again. The cause is one of LOGOUT,
+    REVOKED (by its owner, from elsewhere), EXPIRED, SUSPENDED (with the account),
+    REUSE_DETECTED (its refresh token was stolen) and REPLACED (by newer sessions, of
+    which a user may have so many).
     Metadata: `{"cause": "LOGOUT"}`.
     """
     ERROR_REASON_USER_SUSPENDED: _ErrorReason.ValueType  # 25
@@ -331,8 +333,10 @@ ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 23
 Metadata: `{}`.
 """
 ERROR_REASON_SESSION_ENDED: ErrorReason.ValueType  # 24
-"""(UNAUTHENTICATED) The session has ended: by logout, by expiry, or by theft of
-its refresh token. Sign in again.
+"""(UNAUTHENTICATED) The session has ended. Sign in again. The cause is one of LOGOUT,
+REVOKED (by its owner, from elsewhere), EXPIRED, SUSPENDED (with the account),
+REUSE_DETECTED (its refresh token was stolen) and REPLACED (by newer sessions, of
+which a user may have so many).
 Metadata: `{"cause": "LOGOUT"}`.
 """
 ERROR_REASON_USER_SUSPENDED: ErrorReason.ValueType  # 25

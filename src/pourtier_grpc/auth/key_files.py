@@ -2,7 +2,7 @@
 
 A file is a JSON Web Key (RFC 7517), which the service's user alone can read, in a
 folder that nobody else can write to. An Ed25519 key's id is its RFC 7638 thumbprint;
-that of an HMAC key is random.
+that of an HMAC key is random. The file of a revoked key ends in `.jwk.revoked`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pourtier_grpc.store.keys import KeyUse
 KEY_BYTES = 32
 HMAC_KEY_ID_BYTES = 8
 MAX_FILE_BYTES = 4096
+REVOKED_SUFFIX = ".revoked"
 # The uses whose keys are Ed25519 keys; the others' are for HMAC-SHA256.
 ED25519 = frozenset({KeyUse.ACCESS, KeyUse.EVIDENCE})
 THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -63,6 +64,26 @@ def make(folder: Path, use: KeyUse) -> str:
             f"KEY_DIR={folder} cannot hold a new key: {error.strerror}"
         ) from None
     return key_id
+
+
+def set_aside(folder: Path, use: KeyUse, key_id: str) -> bool:
+    """Takes the file of a revoked key out of use, and keeps it under another name.
+
+    Whoever looks for keys does not find it again. False where there is none. Raises
+    ConfigError where it cannot be renamed.
+    """
+    path = _path(folder, use, key_id)
+    try:
+        path.rename(path.with_name(path.name + REVOKED_SUFFIX))
+        _sync(folder)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ConfigError(
+            f"the key is revoked, but {path} cannot be renamed ({error.strerror}): "
+            "rename or remove it"
+        ) from None
+    return True
 
 
 def read(folder: Path, use: KeyUse, key_id: str) -> bytes:
@@ -123,11 +144,16 @@ def _write(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     unfinished.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Keeps the names in a folder as they are, also if the machine goes down."""
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 def _read_private(path: Path) -> str:

@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 
 from pourtier_grpc.auth import key_files
+from pourtier_grpc.auth.new_keys import add_key
+from pourtier_grpc.caller import SYSTEM
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.config import ConfigError
 from pourtier_grpc.errors import ErrorReason, PourtierError
@@ -290,9 +292,11 @@ class Keyring:
 
 
 def generate_missing(
-    database: Database, folder: Path, now: datetime
+    database: Database, folder: Path, now: datetime, actor: str = SYSTEM
 ) -> list[KeyRecord]:
     """Makes the keys that a use lacks; answers every key there is, newest first.
+
+    `actor` is who makes them, for the audit log; by default the service at its start.
 
     Each use has an active key, and those that rotate have the next one beside it. Files
     whose keys the database does not know are the trace of a start that died in between,
@@ -311,7 +315,7 @@ def generate_missing(
             known = {record.key_id for record in records}
             ids = adopt_or_make(folder, use, known, len(lacking)) if lacking else []
             for state, key_id in zip(lacking, ids, strict=True):
-                keys.insert(tx, new_record(folder, key_id, use, state, now))
+                add_key(tx, new_record(folder, key_id, use, state, now), actor)
         records = keys.all_keys(tx)
         tx.commit()
     return records

@@ -16,7 +16,7 @@ from pourtier_grpc.store import pages, users
 from pourtier_grpc.store import sessions as session_rows
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.pages import Place
-from pourtier_grpc.store.sessions import EndCause, Session
+from pourtier_grpc.store.sessions import EndCause, Session, SessionFilter
 
 MAX_PAGE = 100
 
@@ -67,7 +67,8 @@ class OwnSessions:
                     session_id=str(session_id),
                 )
             if self._alive(session, user.roles):
-                self._end(tx, user, [session_id], caller, client)
+                wanted = SessionFilter(ids=[session_id])
+                self._end(tx, user, wanted, caller, client)
             tx.commit()
 
     def revoke_all(
@@ -81,13 +82,11 @@ class OwnSessions:
             user = users.lock(tx, caller.user_id)
             if user is None:  # pragma: no cover - the caller was just authenticated
                 return 0
-            kept = {caller.session_id} if keep_current else set()
-            ids = [
-                session.session_id
-                for session in session_rows.live_of(tx, caller.user_id)
-                if session.session_id not in kept and self._alive(session, user.roles)
-            ]
-            count = self._end(tx, user, ids, caller, client)
+            wanted = SessionFilter(
+                other_than=caller.session_id if keep_current else None,
+                alive_at=self._lifetimes.cutoffs(self._clock.now()),
+            )
+            count = self._end(tx, user, wanted, caller, client)
             tx.commit()
         return count
 
@@ -95,12 +94,12 @@ class OwnSessions:
         self,
         tx: Transaction,
         user: User,
-        session_ids: Collection[UUID],
+        wanted: SessionFilter,
         caller: SignedInUser,
         client: Client,
     ) -> int:
         cause = EndCause.REVOKED
-        return self._sessions.end(tx, user, session_ids, cause, client, caller.actor)
+        return self._sessions.end_those(tx, user, wanted, cause, client, caller.actor)
 
     def _alive(self, session: Session, roles: Collection[str]) -> bool:
         now = self._clock.now()

@@ -39,7 +39,7 @@ from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import nonces, outbox, refused_proofs
 from pourtier_grpc.store import users as user_rows
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
@@ -62,6 +62,8 @@ REFUSED = frozenset(
         ErrorReason.ERROR_REASON_SIGNATURE_INVALID,
     }
 )
+# Of these, what is found out once the signature has held: the wallet is proven.
+REFUSED_PROVEN = frozenset({ErrorReason.ERROR_REASON_NONCE_CONSUMED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +191,9 @@ class SignIn:
                 )
             created = OutboxEvent(event_type=EventType.USER_CREATED)
             outbox.record_change(tx, user, now, created)
-            self._audit.append(tx, _event("user.registered", user, now, client))
+            self._audit.append(
+                tx, _event(AuditAction.USER_REGISTERED, user, now, client)
+            )
             session = self._open(tx, user, verified, client)
             self._consent.accept_all_required(
                 tx, user, session.session_id, profile.accepted_document_ids, client
@@ -222,8 +226,8 @@ class SignIn:
     ) -> Session:
         wallet = verified.chain, verified.address
         session = self._sessions.open(tx, user, wallet, client)
-        now = self._clock.now()
-        event = _event("session.started", user, now, client, session.session_id)
+        action, began = AuditAction.SESSION_STARTED, session.create_time
+        event = _event(action, user, began, client, session.session_id)
         self._audit.append(tx, event)
         return session
 
@@ -240,6 +244,7 @@ class SignIn:
                     client.address,
                     error.reason_name,
                     self._clock.now(),
+                    proven=error.reason in REFUSED_PROVEN,
                 )
             raise
 
@@ -302,7 +307,7 @@ def _consumed() -> PourtierError:
 
 
 def _event(
-    action: str,
+    action: AuditAction,
     user: User,
     now: datetime,
     client: Client,

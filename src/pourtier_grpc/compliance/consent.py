@@ -25,7 +25,7 @@ from pourtier_grpc.store import documents as document_rows
 from pourtier_grpc.store import outbox, pages
 from pourtier_grpc.store import users as user_rows
 from pourtier_grpc.store.acceptances import AcceptanceStore
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.documents import Current, DocumentStore, major_of
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
@@ -191,7 +191,7 @@ class Consent:
         self._audit.append(
             tx,
             AuditEvent(
-                action="document.accepted",
+                action=AuditAction.DOCUMENT_ACCEPTED,
                 actor=actor_of_user(user.user_id),
                 time=now,
                 user=user,

@@ -15,7 +15,7 @@ from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import documents as document_rows
 from pourtier_grpc.store import outbox, pages
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.documents import DocumentFilter, DocumentStore, NewDocument
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
@@ -74,7 +74,7 @@ class Documents:
                 **described(document),
                 "effective_time": new.effective_time.isoformat(),
             }
-            self._record(tx, "document.published", actor, client, now, fields)
+            self._record(tx, AuditAction.DOCUMENT_PUBLISHED, actor, client, now, fields)
             event_type = EventType.LEGAL_DOCUMENT_PUBLISHED
             told = OutboxEvent(event_type=event_type, fields=fields)
             outbox.record_platform_event(tx, now, told)
@@ -95,7 +95,7 @@ class Documents:
             if not document_rows.withdraw(tx, document_id, now):
                 return False
             details = {**described(document), "reason": reason}
-            self._record(tx, "document.withdrawn", actor, None, now, details)
+            self._record(tx, AuditAction.DOCUMENT_WITHDRAWN, actor, None, now, details)
             tx.commit()
         return True
 
@@ -124,7 +124,7 @@ class Documents:
     def _record(
         self,
         tx: Transaction,
-        action: str,
+        action: AuditAction,
         actor: str,
         client: Client | None,
         now: datetime,

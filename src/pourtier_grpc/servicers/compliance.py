@@ -45,7 +45,9 @@ class ComplianceServicer:
         self, request: pb.PublishDocumentRequest, call: Call
     ) -> Document:
         draft = draft_of(request)
-        return self._documents.publish(draft, call.acting_for_others, call.client)
+        return self._documents.publish(
+            draft, call.signed_in.acting_for_others, call.client
+        )
 
     def GetEvidenceJwks(
         self, request: pb.GetEvidenceJwksRequest, call: Call

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,19 +11,25 @@ from typing import Any
 
 import psycopg
 from prometheus_client import CollectorRegistry
+from psycopg import conninfo
 from sqlalchemy import (
+    URL,
     Connection,
     CursorResult,
     Engine,
     QueuePool,
+    Table,
     TextClause,
     create_engine,
     exc,
+    insert,
+    make_url,
     text,
 )
 from sqlalchemy.sql.expression import Executable
 
 from pourtier_grpc import deadline
+from pourtier_grpc.config import ConfigError
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.telemetry.metrics import OPERATIONS, QueryMetrics
 
@@ -40,6 +46,8 @@ QUERY_CANCELLED = "57014"
 NULS = ("22021", "22P05")
 # How exactly statements keep to the call's deadline; finer would cost a journey each.
 TIMEOUT_GRANULARITY_SECONDS = 0.1
+# How many rows are written before the call's deadline is looked at again.
+INSERT_BATCH = 500
 
 
 class Reader:
@@ -55,9 +63,11 @@ class Reader:
         self.shortened = False
 
     def run(
-        self, statement: Executable, values: Mapping[str, Any] | None = None
+        self,
+        statement: Executable,
+        values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> CursorResult[Any]:
-        """Runs a statement with its parameters.
+        """Runs a statement with its parameters, or once with each of several.
 
         Raises DEADLINE_EXCEEDED, before or during it, where the call's time is over.
         """
@@ -83,6 +93,14 @@ class Transaction(Reader):
         self.connection.commit()
 
 
+def insert_all(
+    tx: Transaction, table: Table, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Adds rows, however many: one statement may have 65,535 parameters at most."""
+    for start in range(0, len(rows), INSERT_BATCH):
+        tx.run(insert(table), rows[start : start + INSERT_BATCH])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolUsage:
     """The pool at one moment: most connections, those in use, and who waits for one."""
@@ -97,6 +115,8 @@ class Database:
 
     Every wait ends with the deadline of the call that is being served: for a connection
     by a counter in front of the pool, for a statement by PostgreSQL's own timeout.
+
+    Raises ConfigError of a URL that cannot be read.
 
     Driver errors leave as PourtierError: DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED,
     CONFLICT, or INVALID_FIELD of a text with a NUL. Whatever else the driver raises is
@@ -120,7 +140,7 @@ class Database:
         self._places = threading.BoundedSemaphore(self._size)
         milliseconds = int(statement_timeout_seconds * 1000)
         self.engine: Engine = create_engine(
-            url,
+            _read(url),
             pool_size=pool_size,
             max_overflow=pool_overflow,
             pool_pre_ping=True,
@@ -219,6 +239,25 @@ class _Count:
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self.value -= 1
+
+
+def _read(text: str) -> URL:
+    """A database's URL, if the driver understands it.
+
+    Raises ConfigError, which quotes nothing of it: where a password has characters of
+    its own that were not encoded, any part may be a part of it.
+    """
+    try:
+        url = make_url(text)
+        _, options = url.get_dialect()().create_connect_args(url)
+        options.pop("context", None)
+        conninfo.make_conninfo(**options)
+    except (ValueError, exc.ArgumentError, psycopg.ProgrammingError):
+        raise ConfigError(
+            "DATABASE_URL cannot be read: its port must be a number, its parameters "
+            "libpq's, and special characters of its password percent-encoded"
+        ) from None
+    return url
 
 
 def operation_of(statement: Executable) -> str:

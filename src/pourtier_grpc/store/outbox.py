@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.store import users
-from pourtier_grpc.store.engine import Transaction
+from pourtier_grpc.store.engine import Transaction, insert_all
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.tables import event_sequences, outbox
 
@@ -75,8 +75,7 @@ def record_change(
         _row(event, user_id, subject, now, sequence)
         for sequence, event in enumerate(events, first)
     ]
-    if rows:
-        tx.run(insert(outbox).values(rows))
+    insert_all(tx, outbox, rows)
     return advance.version
 
 

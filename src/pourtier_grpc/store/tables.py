@@ -63,8 +63,13 @@ users = Table(
     Index(None, "create_time", "user_id"),
     # The few suspended ones are not looked for among all.
     Index(None, "status", "create_time", "user_id"),
+    # With the order of the list: the planner cannot guess how few have an address.
     Index(
-        "users_email_idx", text("lower(email)"), postgresql_where=text("email <> ''")
+        "users_email_idx",
+        text("lower(email)"),
+        "create_time",
+        "user_id",
+        postgresql_where=text("email <> ''"),
     ),
     Index(
         "users_admins_idx", "user_id", postgresql_where=text("'admin' = ANY (roles)")
@@ -298,6 +303,8 @@ refused_proofs = Table(
     Column("count", Integer, nullable=False),
     Column("reason", Text, nullable=False),
     Index(None, "minute", "event_id"),
+    # For each refusal: how many wallets were claimed from there.
+    Index(None, "client_address", "minute"),
 )
 
 # The keys of internal services; of each only a hash is kept.

@@ -19,7 +19,7 @@ from pourtier.v1.user_pb2 import User
 from pourtier_grpc.caller import Client
 from pourtier_grpc.clock import SystemClock
 from pourtier_grpc.store import audit, keys, outbox
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.clock import DatabaseClock
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import RANDOM, Ids, new_id
@@ -42,7 +42,7 @@ def user(tx: Transaction) -> User:
 def event(user: User) -> AuditEvent:
     """Something that happened."""
     return AuditEvent(
-        action="session.started",
+        action=AuditAction.SESSION_STARTED,
         actor=f"user:{user.user_id}",
         time=NOW,
         user=user,

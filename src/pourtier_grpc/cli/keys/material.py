@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from pourtier_grpc.auth.keyring import generate_missing, list_keys
+from pourtier_grpc.caller import OPERATOR
 from pourtier_grpc.cli.common import json_option, print_rows
 from pourtier_grpc.cli.configured import settings
 from pourtier_grpc.clock import SystemClock
@@ -24,7 +25,7 @@ def generate(*, as_json: bool) -> None:
     """Make the keys that are missing, and print the keys that there are."""
     with with_database(settings()) as effective, opened(effective) as database:
         now = SystemClock().now()
-        records = generate_missing(database, effective.keys, now)
+        records = generate_missing(database, effective.keys, now, OPERATOR)
         print_keys(records, as_json=as_json)
 
 

@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0006"
+down_revision = "0005"
 
 # Of what is only ever added.
 APPEND_ONLY = ("document_acceptances", "audit_seals", "audit_checkpoints")
