@@ -8,14 +8,12 @@ service are accepted, and `Settings.ignored` names them so that the start can sa
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit
 
-import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
@@ -24,9 +22,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from pourtier_grpc.expected import ExpectedError
+from pourtier_grpc.config_file import ConfigError, FileSource, read_file
 
-CONFIG_VARIABLE = "POURTIER_CONFIG"
+__all__ = ["ConfigError", "Settings", "is_loopback", "load"]
+
 # Secrets that stand in examples and old defaults, and so in attackers' lists.
 KNOWN_SECRETS = frozenset(
     {"secret", "changeme", "change-me", "your-secret-key", "your-secret-key-here"}
@@ -35,12 +34,6 @@ MIN_SECRET_BYTES = 32
 # `host:port`, or `[::1]:port`.
 ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s\[\]:/]+):([0-9]{1,5})", re.ASCII)
 MAX_PORT = 65535
-# How YAML writes that there is no value.
-EMPTY = ("", "~", "null", "Null", "NULL")
-
-
-class ConfigError(ExpectedError):
-    """The configuration cannot be used; the text says which setting, and why."""
 
 
 class Settings(BaseSettings):
@@ -138,7 +131,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the file."""
-        return init_settings, env_settings, _FileSource(settings_cls)
+        return init_settings, env_settings, FileSource(settings_cls)
 
     @field_validator(
         "allowed_origins", "grpc_listen", "screened_wallets", mode="before"
@@ -272,7 +265,7 @@ class Settings(BaseSettings):
     def ignored(self) -> list[str]:
         """The keys of the file that mean nothing to this service, sorted."""
         known = {name.upper() for name in type(self).model_fields}
-        return sorted(key for key in _read_file() if key.upper() not in known)
+        return sorted(key for key in read_file() if key.upper() not in known)
 
     def unsafe(self) -> list[str]:
         """What must not be so where it is, a sentence each; empty where all is safe.
@@ -360,44 +353,3 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-class _FileSource(PydanticBaseSettingsSource):
-    """The YAML file, with its keys in any case."""
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - the base's signature
-        """One field's value; part of the base's interface."""
-        return _read_file().get(field_name), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        return {key.lower(): value for key, value in _read_file().items()}
-
-
-def _read_file() -> dict[str, Any]:
-    """The file's settings as text or lists of text; those without a value left out.
-
-    Numbers are not read as such: a password of digits is no number, and 010 not eight.
-    No error quotes the file, since the line at fault may hold a secret.
-    """
-    name = os.environ.get(CONFIG_VARIABLE)
-    if not name:
-        return {}
-    try:
-        text = Path(name).read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - makes text alone
-    except OSError as error:
-        reason = error.strerror
-    except UnicodeDecodeError:
-        reason = "it is not UTF-8"
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        reason = f"it is not YAML{line}"
-    except yaml.YAMLError:
-        reason = "it is not YAML"
-    else:
-        if content in (None, *EMPTY):
-            return {}
-        if isinstance(content, dict):
-            return {key: value for key, value in content.items() if value not in EMPTY}
-        reason = "it is not a list of settings"
-    raise ConfigError(f"{CONFIG_VARIABLE}={name} cannot be read: {reason}")

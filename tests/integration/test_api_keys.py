@@ -95,7 +95,7 @@ class TestMaking:
             ("a/b", "users.read", "lower-case word"),
             ("chevalier\n", "users.read", "lower-case word"),
             ("a" * 65, "users.read", "lower-case word"),
-            ("chevalier", "users.readall", "scopes are auth.introspect, users.kyc"),
+            ("chevalier", "users.readall", "scopes are auth.introspect, "),
             ("chevalier", "", "scopes are"),
         ],
     )

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from pourtier.v1.status_service_pb2 import GetStatusRequest
-from pourtier_grpc.auth.keyring import generate_missing
+from pourtier_grpc.auth.new_keys import generate_missing
 from pourtier_grpc.clock import SystemClock
 from pourtier_grpc.config import ConfigError, Settings
 from pourtier_grpc.devtools.dev import is_ready

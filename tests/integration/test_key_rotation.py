@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier_grpc.auth.key_rotation import KeyRotation
-from pourtier_grpc.auth.keyring import generate_missing
+from pourtier_grpc.auth.new_keys import generate_missing
 from pourtier_grpc.config import ConfigError
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.store import sessions as session_rows

@@ -126,6 +126,7 @@ def test_of_a_hundred_replays_at_two_processes_exactly_one_signs_in(
             "sessions": 1,
             "consumed_nonces": 1,
             "audit_events": 1,
+            "audit_unsealed": 1,
             "audit_personal": 1,
         }
     refused = "SELECT sum(count) AS times FROM refused_proofs WHERE wallet_address = %s"

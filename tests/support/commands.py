@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 from pourtier_grpc import logs
 from pourtier_grpc.cli import main
-from pourtier_grpc.config import CONFIG_VARIABLE, Settings
+from pourtier_grpc.config import Settings
+from pourtier_grpc.config_file import CONFIG_VARIABLE
 from support.log_watch import WATCH
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pourtier_grpc.config import CONFIG_VARIABLE, Settings
+from pourtier_grpc.config import Settings
+from pourtier_grpc.config_file import CONFIG_VARIABLE
 from pourtier_grpc.devtools.dev import is_ready
 from pourtier_grpc.devtools.process import ChildProcess
 from support.ports import free_port

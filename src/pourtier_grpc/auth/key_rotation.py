@@ -11,8 +11,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from pourtier_grpc.auth import key_files
-from pourtier_grpc.auth.keyring import adopt_or_make, generate_missing, new_record
-from pourtier_grpc.auth.new_keys import add_key
+from pourtier_grpc.auth.new_keys import (
+    add_key,
+    adopt_or_make,
+    generate_missing,
+    new_record,
+)
 from pourtier_grpc.caller import OPERATOR
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.store import keys

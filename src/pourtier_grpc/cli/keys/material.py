@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import click
 
-from pourtier_grpc.auth.keyring import generate_missing, list_keys
+from pourtier_grpc.auth.keyring import list_keys
+from pourtier_grpc.auth.new_keys import generate_missing
 from pourtier_grpc.caller import OPERATOR
 from pourtier_grpc.cli.common import json_option, print_rows
 from pourtier_grpc.cli.configured import settings
