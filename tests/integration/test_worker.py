@@ -16,11 +16,13 @@ from pourtier_grpc.config import load
 from pourtier_grpc.devtools.contract import ROOT
 from pourtier_grpc.server import descriptor_set
 from pourtier_grpc.store.keys import KeyUse
+from pourtier_grpc.store.privileges import Duty
 from pourtier_grpc.wiring import build
 from pourtier_grpc.worker.loops import Loop
 from pourtier_grpc.worker.worker import Worker, services
 from support.audit import Log, log_on
 from support.keys import in_state
+from support.roles import as_role
 from support.scrapes import Scrape, scrape
 from support.waiting import eventually
 
@@ -40,7 +42,7 @@ def make(database_url: str, folder: Path) -> Iterator[Make]:
 
         def made(*more: Loop, **changes: object) -> Worker:
             values = {
-                "database_url": database_url,
+                "database_url": as_role(database_url, Duty.WORKING),
                 "pourtier_data_dir": folder,
                 "pourtier_metrics_port": 0,
                 "drain_seconds": 5,

@@ -15,7 +15,9 @@ from pourtier_grpc.config import Settings
 from pourtier_grpc.config_file import CONFIG_VARIABLE
 from pourtier_grpc.devtools.dev import is_ready
 from pourtier_grpc.devtools.process import ChildProcess
+from pourtier_grpc.store.privileges import Duty
 from support.ports import free_port
+from support.roles import as_role
 from support.service import ORIGIN, OTHER_ORIGIN
 
 
@@ -41,7 +43,7 @@ def serve_process(
     """
     port = free_port()
     values = {
-        "database_url": database_url,
+        "database_url": as_role(database_url, Duty.SERVING),
         "pourtier_data_dir": folder,
         "grpc_listen": f"127.0.0.1:{port}",
         "grpc_unix_socket": folder / f"serve-{number}.sock",
@@ -69,7 +71,7 @@ def worker_process(
 ) -> ChildProcess:
     """A worker that has not been started; see `serve_process`, and `start_worker`."""
     values = {
-        "database_url": database_url,
+        "database_url": as_role(database_url, Duty.WORKING),
         "pourtier_data_dir": folder,
         "pourtier_metrics_port": 0,
         **settings,

@@ -19,6 +19,7 @@ from pourtier_grpc.devtools.postgres import EmbeddedPostgres
 from pourtier_grpc.devtools.redis import EmbeddedRedis
 from pourtier_grpc.devtools.state import open_state
 from support.log_watch import WATCH
+from support.roles import make_roles
 
 # Nothing here outlives the test run, so nothing need reach the disk, and the log of
 # changes need not hold the copies of the template.
@@ -71,6 +72,7 @@ class Databases:
         self._execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", self._template)
         self._execute("CREATE DATABASE {}", self._template)
         migrate_url(self.url_of(self._template))
+        make_roles(self.url_of(self._template))
         with psycopg.connect(self.url_of(self._template)) as connection:
             self._shape = connection.execute(SHAPE).fetchone()
             self._most = _size(connection) + MOST_GROWTH

@@ -42,11 +42,6 @@ class Cli(LazyGroup):
         ("migrate", "migrate:migrate", "Bring the database to the newest revision."),
         ("serve", "serve:serve", "Serve gRPC until SIGTERM or Ctrl-C."),
         ("user", "users:user", "Accounts."),
-        (
-            "worker",
-            "worker:worker",
-            "Run the background's loops until SIGTERM or Ctrl-C.",
-        ),
         ("wallet", "wallet:wallet", "A wallet for the terminal."),
         ("worker", "worker:worker", "Run the background until SIGTERM or Ctrl-C."),
     ),
