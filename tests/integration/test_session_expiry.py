@@ -136,6 +136,7 @@ class TestClock:
     def test_what_is_too_old_for_an_admin_ends_with_the_role_for_good(
         self, shared: Service
     ) -> None:
+        admin(shared)  # or ann's were the last one's role
         ann = person(shared)
         user_id = UUID(ann.user_id)
         move(shared, ADMIN - MOMENT)
