@@ -21,6 +21,7 @@ from pourtier_grpc.compliance.extract import (
     check,
 )
 from pourtier_grpc.compliance.sealing import seal_hash
+from pourtier_grpc.store.audit import AuditLog
 from pourtier_grpc.store.audit_walk import Part
 from support.audit import Log, log_on
 
@@ -34,11 +35,19 @@ def log(database_url: str, folder: Path) -> Iterator[Log]:
         yield made
 
 
+def extracts_of(log: Log) -> Extracts:
+    return Extracts(
+        database=log.database,
+        keyring=log.keyring,
+        audit_log=AuditLog(log.keyring.pseudonym),
+        clock=log.clock,
+    )
+
+
 def written(log: Log, **part: Any) -> Lines:
     """The lines of an extract."""
     lines: Lines = []
-    extracts = Extracts(database=log.database, keyring=log.keyring, clock=log.clock)
-    count = extracts.write(Part(**part), lines.append)
+    count = extracts_of(log).write(Part(**part), lines.append)
     assert count == len(lines) - 2
     return lines
 

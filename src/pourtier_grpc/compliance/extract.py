@@ -67,9 +67,17 @@ class Extract:
 class Extracts:
     """Makes extracts. Each is in the audit log, since it holds what is personal."""
 
-    def __init__(self, *, database: Database, keyring: Keyring, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        keyring: Keyring,
+        audit_log: AuditLog,
+        clock: Clock,
+    ) -> None:
         self._database = database
         self._keyring = keyring
+        self._audit = audit_log
         self._clock = clock
 
     def write(self, part: Part, write: Callable[[bytes], object]) -> int:
@@ -113,7 +121,7 @@ class Extracts:
             details={**stated(part), "events": count},
         )
         with self._database.transaction() as tx:
-            AuditLog(self._keyring.pseudonym).append(tx, event)
+            self._audit.append(tx, event)
             tx.commit()
 
 

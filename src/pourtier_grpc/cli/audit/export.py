@@ -15,7 +15,6 @@ import click
 from pourtier_grpc.cli.common import fail
 from pourtier_grpc.cli.parts import parts
 from pourtier_grpc.cli.times import Moment
-from pourtier_grpc.compliance.extract import Extracts
 from pourtier_grpc.store.audit_walk import Part
 
 
@@ -44,10 +43,7 @@ def export(
         raise click.UsageError("give --user, or both --from and --to")
     part = Part(user_id=user_id, event_from=event_from, event_before=event_before)
     with parts() as made, written(output) as write:
-        extracts = Extracts(
-            database=made.database, keyring=made.keyring, clock=made.clock
-        )
-        count = extracts.write(part, write)
+        count = made.extracts.write(part, write)
     click.echo(f"pourtier: {count} events", err=True)
 
 
