@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from pourtier_grpc.caller import OPERATOR
 from pourtier_grpc.compliance.evidence import Kind, keys_of, sign
@@ -138,6 +139,19 @@ def test_making_one_is_in_the_log(log: Log) -> None:
         "event_before": None,
         "events": 1,
     }
+
+
+def test_what_cannot_be_put_into_the_log_does_not_become_an_extract(log: Log) -> None:
+    log.sql.run(
+        "ALTER TABLE audit_events ADD CONSTRAINT none"
+        " CHECK (action <> 'audit.exported') NOT VALID"
+    )
+    lines: Lines = []
+    with pytest.raises(IntegrityError):
+        extracts_of(log).write(Part(), lines.append)
+    assert len(lines) == 7
+    with pytest.raises(ExtractError):
+        checked(log, lines)
 
 
 @pytest.mark.parametrize(

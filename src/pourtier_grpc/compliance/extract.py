@@ -84,7 +84,8 @@ class Extracts:
         """Writes a part of the log as it is at this moment; answers how many events.
 
         What is not sealed yet is left out. Raises ExtractError where an event is not as
-        it was sealed; what was written by then is no extract.
+        it was sealed; what was written by then is no extract. It is in the audit log
+        before its statement is written, without which it is none either.
         """
         with self._database.snapshot() as read:
             digest, count = hashlib.sha256(), 0
@@ -93,8 +94,9 @@ class Extracts:
                 write(line)
                 count += 1
             count -= 1
-            write(self._footer(read, digest.hexdigest(), count))
+            footer = self._footer(read, digest.hexdigest(), count)
         self._record(part, count)
+        write(footer)
         return count
 
     def _lines(self, read: Reader, part: Part) -> Iterator[bytes]:
