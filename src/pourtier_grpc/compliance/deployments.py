@@ -1,7 +1,7 @@
 """Whether somebody may deploy a strategy: one answer from a list of checks.
 
 Each check looks at one thing and knows nothing of the others, so that an answer names
-every reason at once and a new reason is one line in `CHECKS`.
+every reason at once, and a new one is a function and its place in `CHECKS`.
 """
 
 from __future__ import annotations
