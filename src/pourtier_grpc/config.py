@@ -80,6 +80,7 @@ class Settings(BaseSettings):
 
     # Of whoever deploys.
     required_kyc_level: Literal["none", "basic", "full"] = "none"
+
     screened_wallets: Annotated[tuple[str, ...], NoDecode] = ()
     screened_wallets_file: Path | None = None
 

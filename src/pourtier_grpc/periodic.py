@@ -12,6 +12,11 @@ import structlog
 
 from pourtier_grpc.expected import ExpectedError
 
+# Of every process, whether it serves or works. A revoked key is to be refused within a
+# second in each, and what is signed anywhere is signed by the key that is active.
+KEY_SECONDS = 0.4
+GAUGE_SECONDS = 1.0
+
 _log = structlog.get_logger("pourtier.periodic")
 
 Observe = Callable[[bool, float], object]

@@ -29,7 +29,7 @@ from pourtier_grpc.interceptors.readable import deserializer
 from pourtier_grpc.interceptors.unknown_methods import UnknownMethods
 from pourtier_grpc.listening import listen_edge, listen_native, options
 from pourtier_grpc.measuring import Measuring
-from pourtier_grpc.periodic import Periodic
+from pourtier_grpc.periodic import GAUGE_SECONDS, KEY_SECONDS, Periodic
 from pourtier_grpc.pools import BoundedPool
 from pourtier_grpc.readiness import Readiness
 from pourtier_grpc.servicers.auth import AuthServicer
@@ -48,12 +48,9 @@ from pourtier_grpc.wiring import Parts, build
 VERSION = importlib.metadata.version("pourtier-grpc")
 # Of health, of reflection, and of methods that do not exist.
 STANDARD_THREADS = 4
-# A revoked key is to be refused within a second, in every process.
-KEY_SECONDS = 0.4
 EXPIRY_SECONDS = 60.0
 CERTIFICATE_SECONDS = 1.0
 SCREENING_SECONDS = 1.0
-GAUGE_SECONDS = 1.0
 REFUSING_THREADS = 2
 # What may be open beside the calls: probes that watch, reflection, refusals under way.
 ROOM_BESIDE_CALLS = 256

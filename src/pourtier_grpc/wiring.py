@@ -24,6 +24,7 @@ from pourtier_grpc.compliance.audit_trail import AuditTrail
 from pourtier_grpc.compliance.consent import Consent
 from pourtier_grpc.compliance.deployments import Deployments
 from pourtier_grpc.compliance.documents import Documents
+from pourtier_grpc.compliance.extract import Extracts
 from pourtier_grpc.compliance.receipts import Receipts
 from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.config import ConfigError, Settings
@@ -75,6 +76,7 @@ class Parts:
     api_keys: ApiKeys
     key_rotation: KeyRotation
     audit_trail: AuditTrail
+    extracts: Extracts
     documents: Documents
     consent: Consent
     screening: Screening
@@ -211,6 +213,9 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
             database=database, folder=settings.keys, audit_log=audit_log, clock=clock
         ),
         audit_trail=AuditTrail(reader=AuditReader(database)),
+        extracts=Extracts(
+            database=database, keyring=keyring, audit_log=audit_log, clock=clock
+        ),
         documents=Documents(
             database=database,
             admission=admission,

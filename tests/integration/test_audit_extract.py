@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from pourtier_grpc.caller import OPERATOR
 from pourtier_grpc.compliance.evidence import Kind, keys_of, sign
@@ -21,6 +22,7 @@ from pourtier_grpc.compliance.extract import (
     check,
 )
 from pourtier_grpc.compliance.sealing import seal_hash
+from pourtier_grpc.store.audit import AuditLog
 from pourtier_grpc.store.audit_walk import Part
 from support.audit import Log, log_on
 
@@ -34,11 +36,19 @@ def log(database_url: str, folder: Path) -> Iterator[Log]:
         yield made
 
 
+def extracts_of(log: Log) -> Extracts:
+    return Extracts(
+        database=log.database,
+        keyring=log.keyring,
+        audit_log=AuditLog(log.keyring.pseudonym),
+        clock=log.clock,
+    )
+
+
 def written(log: Log, **part: Any) -> Lines:
     """The lines of an extract."""
     lines: Lines = []
-    extracts = Extracts(database=log.database, keyring=log.keyring, clock=log.clock)
-    count = extracts.write(Part(**part), lines.append)
+    count = extracts_of(log).write(Part(**part), lines.append)
     assert count == len(lines) - 2
     return lines
 
@@ -129,6 +139,19 @@ def test_making_one_is_in_the_log(log: Log) -> None:
         "event_before": None,
         "events": 1,
     }
+
+
+def test_what_cannot_be_put_into_the_log_does_not_become_an_extract(log: Log) -> None:
+    log.sql.run(
+        "ALTER TABLE audit_events ADD CONSTRAINT none"
+        " CHECK (action <> 'audit.exported') NOT VALID"
+    )
+    lines: Lines = []
+    with pytest.raises(IntegrityError):
+        extracts_of(log).write(Part(), lines.append)
+    assert len(lines) == 7
+    with pytest.raises(ExtractError):
+        checked(log, lines)
 
 
 @pytest.mark.parametrize(

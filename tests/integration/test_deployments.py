@@ -13,14 +13,13 @@ from grpc import StatusCode
 from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier.v1.denial_pb2 import Consistency, Denial, Remedy
 from pourtier.v1.user_pb2 import KycLevel
-from pourtier_grpc.caller import Act
 from pourtier_grpc.config import ConfigError, Settings
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.server import Server
 from support.api import refusal
 from support.callers import BY_COMMAND, Person, administration, api_key, person
 from support.deployments import Asker, metadata_of
-from support.legal import RISK, TERMS, accept, publish, standing
+from support.legal import RISK, TERMS, accept, publish, standing, withdraw
 from support.servers import Databases
 from support.service import Service, service
 from support.waiting import eventually
@@ -233,7 +232,7 @@ class TestConsent:
         second = publish(own, version="2.0")
         accept(own, bob.bearer, second)
         assert (missing(ann), missing(bob)) == ("TERMS_OF_SERVICE", "")
-        withdraw(own, second.document_id)
+        assert withdraw(own, second)
         assert (missing(ann), missing(bob)) == ("", "TERMS_OF_SERVICE")
 
     def test_what_was_accepted_and_then_withdrawn_stays_accepted(
@@ -242,13 +241,13 @@ class TestConsent:
         text = publish(own, version="1.0")
         publish(own, version="1.1")
         accept(own, ann.bearer, text)
-        withdraw(own, text.document_id)
+        assert withdraw(own, text)
         assert missing(ann) == ""
 
     def test_a_type_without_a_text_in_force_asks_nobody(
         self, own: Service, ann: Person, missing: Callable[[Person], str]
     ) -> None:
-        withdraw(own, publish(own, version="1.0").document_id)
+        assert withdraw(own, publish(own, version="1.0"))
         publish(own, RISK, effective_time=own.clock.now() + AHEAD)
         assert missing(ann) == ""
         own.clock.move(minutes=20)
@@ -266,11 +265,6 @@ class TestConsent:
         accept(own, ann.bearer, text)
         assert ask.one(ann.user_id, consistency).allowed
         assert all(each.allowed for each in ask.many([ann.user_id], consistency))
-
-
-def withdraw(of: Service, document_id: str) -> None:
-    documents = of.server._parts.documents
-    assert documents.withdraw(UUID(document_id), Act(reason="a mistake"))
 
 
 class TestScreeningList:

@@ -159,7 +159,8 @@ class ComplianceServiceServicer:
         """Answers whether the caller has agreed to all that is in force, what is missing, and
         how far their identity has been checked.
 
-        Changes nothing. A signed-in user may call it.
+        Changes nothing. A signed-in user may call it. Who is compliant may still be denied a
+        deployment: by a suspension, or by a wallet that is not served.
 
         Errors: those of every call by a signed-in user.
         """
@@ -183,6 +184,8 @@ class ComplianceServiceServicer:
 
         Changes nothing. A service with the scope `deployments.validate` may call it. A user
         who does not exist is denied with USER_NOT_FOUND; that is an answer, and no error.
+
+        Errors: those of every call by a service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,6 +195,8 @@ class ComplianceServiceServicer:
         """Answers the same for many users at once, in the order asked for.
 
         Changes nothing. A service with the scope `deployments.validate` may call it.
+
+        Errors: those of every call by a service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -81,7 +81,8 @@ class ComplianceServiceStub:
     """Answers whether the caller has agreed to all that is in force, what is missing, and
     how far their identity has been checked.
 
-    Changes nothing. A signed-in user may call it.
+    Changes nothing. A signed-in user may call it. Who is compliant may still be denied a
+    deployment: by a suspension, or by a wallet that is not served.
 
     Errors: those of every call by a signed-in user.
     """
@@ -97,11 +98,15 @@ class ComplianceServiceStub:
 
     Changes nothing. A service with the scope `deployments.validate` may call it. A user
     who does not exist is denied with USER_NOT_FOUND; that is an answer, and no error.
+
+    Errors: those of every call by a service.
     """
     BatchValidateDeployments: _grpc.UnaryUnaryMultiCallable[_compliance_service_pb2.BatchValidateDeploymentsRequest, _compliance_service_pb2.BatchValidateDeploymentsResponse]
     """Answers the same for many users at once, in the order asked for.
 
     Changes nothing. A service with the scope `deployments.validate` may call it.
+
+    Errors: those of every call by a service.
     """
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_compliance_service_pb2.ListAuditEventsRequest, _compliance_service_pb2.ListAuditEventsResponse]
     """Lists the audit log, the newest first, with the counts of refused proofs.
@@ -164,7 +169,8 @@ class ComplianceServiceAsyncStub(ComplianceServiceStub):
     """Answers whether the caller has agreed to all that is in force, what is missing, and
     how far their identity has been checked.
 
-    Changes nothing. A signed-in user may call it.
+    Changes nothing. A signed-in user may call it. Who is compliant may still be denied a
+    deployment: by a suspension, or by a wallet that is not served.
 
     Errors: those of every call by a signed-in user.
     """
@@ -180,11 +186,15 @@ class ComplianceServiceAsyncStub(ComplianceServiceStub):
 
     Changes nothing. A service with the scope `deployments.validate` may call it. A user
     who does not exist is denied with USER_NOT_FOUND; that is an answer, and no error.
+
+    Errors: those of every call by a service.
     """
     BatchValidateDeployments: _aio.UnaryUnaryMultiCallable[_compliance_service_pb2.BatchValidateDeploymentsRequest, _compliance_service_pb2.BatchValidateDeploymentsResponse]  # type: ignore[assignment]
     """Answers the same for many users at once, in the order asked for.
 
     Changes nothing. A service with the scope `deployments.validate` may call it.
+
+    Errors: those of every call by a service.
     """
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_compliance_service_pb2.ListAuditEventsRequest, _compliance_service_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
     """Lists the audit log, the newest first, with the counts of refused proofs.
@@ -280,7 +290,8 @@ class ComplianceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Answers whether the caller has agreed to all that is in force, what is missing, and
         how far their identity has been checked.
 
-        Changes nothing. A signed-in user may call it.
+        Changes nothing. A signed-in user may call it. Who is compliant may still be denied a
+        deployment: by a suspension, or by a wallet that is not served.
 
         Errors: those of every call by a signed-in user.
         """
@@ -308,6 +319,8 @@ class ComplianceServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Changes nothing. A service with the scope `deployments.validate` may call it. A user
         who does not exist is denied with USER_NOT_FOUND; that is an answer, and no error.
+
+        Errors: those of every call by a service.
         """
 
     @_abc_1.abstractmethod
@@ -319,6 +332,8 @@ class ComplianceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Answers the same for many users at once, in the order asked for.
 
         Changes nothing. A service with the scope `deployments.validate` may call it.
+
+        Errors: those of every call by a service.
         """
 
     @_abc_1.abstractmethod

@@ -7,16 +7,16 @@ the text was in force, and where the text was withdrawn afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from uuid import UUID
 
 from pourtier.v1 import compliance_service_pb2 as pb
-from pourtier.v1.document_pb2 import Document, DocumentStatus, DocumentType
+from pourtier.v1.document_pb2 import Document, DocumentStatus
 from pourtier.v1.user_pb2 import KycLevel, User
 from pourtier_grpc.caller import Client, SignedInUser, actor_of_user
 from pourtier_grpc.clock import Clock
-from pourtier_grpc.compliance.documents import described, not_found, type_name
+from pourtier_grpc.compliance.documents import described, missing_names, not_found
 from pourtier_grpc.compliance.receipts import Receipts
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import acceptances as acceptance_rows
@@ -25,7 +25,13 @@ from pourtier_grpc.store import outbox, pages
 from pourtier_grpc.store import users as user_rows
 from pourtier_grpc.store.acceptances import AcceptanceStore
 from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
-from pourtier_grpc.store.documents import Current, DocumentStore, major_of
+from pourtier_grpc.store.documents import (
+    Current,
+    DocumentStore,
+    Version,
+    required_of,
+    version_of,
+)
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
 from pourtier_grpc.store.pages import Place
@@ -37,9 +43,6 @@ MAX_PAGE = 100
 IN_FORCE = DocumentStatus.DOCUMENT_STATUS_IN_FORCE
 ANNOUNCED = DocumentStatus.DOCUMENT_STATUS_ANNOUNCED
 WITHDRAWN = DocumentStatus.DOCUMENT_STATUS_WITHDRAWN
-
-# A type of text and the major number of its version.
-Version = tuple[DocumentType.ValueType, int]
 
 
 class Consent:
@@ -98,14 +101,13 @@ class Consent:
         """
         ids = list(dict.fromkeys(document_ids))
         accepted = self._add(tx, user, session_id, ids, client) if ids else []
-        now = self._clock.now()
-        required = required_versions(document_rows.current(tx, now))
-        missing = missing_types(required, {_version(each) for each in accepted})
+        required = document_rows.required(tx, self._clock.now())
+        missing = required.difference(map(version_of, accepted))
         if missing:
             raise PourtierError(
                 ErrorReason.ERROR_REASON_CONSENT_REQUIRED,
                 "not accepted yet: {missing}",
-                missing=",".join(missing),
+                missing=missing_names(missing),
             )
 
     def compliance(self, caller: SignedInUser) -> pb.GetComplianceResponse:
@@ -118,7 +120,7 @@ class Consent:
             for version, texts in _by_version(current)
             if version not in accepted
         }
-        required = required_versions(current)
+        required = required_of(current)
         missing = [
             _needed(version, texts, IN_FORCE)
             for version, texts in open_ones.items()
@@ -191,28 +193,9 @@ class Consent:
         return documents
 
 
-def required_versions(texts: Collection[Current]) -> set[Version]:
-    """What must have been accepted, given the texts in force and announced."""
-    highest: dict[DocumentType.ValueType, int] = {}
-    for text in texts:
-        if text.document.status == IN_FORCE:
-            kind, major = _version(text.document)
-            highest[kind] = max(major, highest.get(kind, 0))
-    return set(highest.items())
-
-
-def missing_types(required: set[Version], accepted: set[Version]) -> list[str]:
-    """The types of what is required and not accepted, in the contract's order."""
-    return [type_name(each) for each, _ in sorted(required - accepted)]
-
-
-def _version(document: Document) -> Version:
-    return document.type, major_of(document)
-
-
 def _by_version(texts: Sequence[Current]) -> list[tuple[Version, list[Current]]]:
     """Texts by type and major version, in whose order they are."""
-    grouped = groupby(texts, lambda text: _version(text.document))
+    grouped = groupby(texts, lambda text: version_of(text.document))
     return [(version, list(group)) for version, group in grouped]
 
 
@@ -231,7 +214,7 @@ def _needed(
     return needed
 
 
-def _is_ahead(version: Version, required: set[Version]) -> bool:
+def _is_ahead(version: Version, required: frozenset[Version]) -> bool:
     """Whether a version is announced that asks everybody again."""
     document_type, major = version
     return major > dict(required).get(document_type, 0)

@@ -1,7 +1,7 @@
 """Whether somebody may deploy a strategy: one answer from a list of checks.
 
 Each check looks at one thing and knows nothing of the others, so that an answer names
-every reason at once and a new reason is one line in `CHECKS`.
+every reason at once, and a new one is a function and its place in `CHECKS`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pourtier.v1 import compliance_service_pb2 as pb
 from pourtier.v1.denial_pb2 import Consistency, Denial, Remedy
 from pourtier.v1.user_pb2 import KycLevel, UserStatus
 from pourtier_grpc.clock import Clock
-from pourtier_grpc.compliance.documents import type_name
+from pourtier_grpc.compliance.documents import missing_names
 from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.errors import ErrorReason
-from pourtier_grpc.store.deployment_facts import DeploymentReader, UserFacts, Version
+from pourtier_grpc.store.deployment_facts import DeploymentReader, UserFacts
+from pourtier_grpc.store.documents import Version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +128,7 @@ def _consent_required(missing: frozenset[Version]) -> Denial:
     return _denial(
         ErrorReason.ERROR_REASON_CONSENT_REQUIRED,
         Remedy.REMEDY_ACCEPT_DOCUMENTS,
-        missing=",".join(type_name(kind) for kind, _ in sorted(missing)),
+        missing=missing_names(missing),
     )
 
 

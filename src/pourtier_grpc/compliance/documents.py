@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -16,7 +17,12 @@ from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import documents as document_rows
 from pourtier_grpc.store import outbox, pages
 from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
-from pourtier_grpc.store.documents import DocumentFilter, DocumentStore, NewDocument
+from pourtier_grpc.store.documents import (
+    DocumentFilter,
+    DocumentStore,
+    NewDocument,
+    Version,
+)
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
@@ -183,6 +189,11 @@ def described(document: Document) -> dict[str, str]:
 def type_name(document_type: DocumentType.ValueType) -> str:
     """A kind of text without its prefix, such as `TERMS_OF_SERVICE`."""
     return DocumentType.Name(document_type).removeprefix("DOCUMENT_TYPE_")
+
+
+def missing_names(missing: Iterable[Version]) -> str:
+    """What was not accepted yet, as the metadata of CONSENT_REQUIRED names it."""
+    return ",".join(type_name(kind) for kind, _ in sorted(missing))
 
 
 def not_found(document_id: UUID) -> PourtierError:

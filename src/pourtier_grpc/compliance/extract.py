@@ -67,16 +67,25 @@ class Extract:
 class Extracts:
     """Makes extracts. Each is in the audit log, since it holds what is personal."""
 
-    def __init__(self, *, database: Database, keyring: Keyring, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        keyring: Keyring,
+        audit_log: AuditLog,
+        clock: Clock,
+    ) -> None:
         self._database = database
         self._keyring = keyring
+        self._audit = audit_log
         self._clock = clock
 
     def write(self, part: Part, write: Callable[[bytes], object]) -> int:
         """Writes a part of the log as it is at this moment; answers how many events.
 
         What is not sealed yet is left out. Raises ExtractError where an event is not as
-        it was sealed; what was written by then is no extract.
+        it was sealed; what was written by then is no extract. It is in the audit log
+        before its statement is written, without which it is none either.
         """
         with self._database.snapshot() as read:
             digest, count = hashlib.sha256(), 0
@@ -85,8 +94,9 @@ class Extracts:
                 write(line)
                 count += 1
             count -= 1
-            write(self._footer(read, digest.hexdigest(), count))
+            footer = self._footer(read, digest.hexdigest(), count)
         self._record(part, count)
+        write(footer)
         return count
 
     def _lines(self, read: Reader, part: Part) -> Iterator[bytes]:
@@ -113,7 +123,7 @@ class Extracts:
             details={**stated(part), "events": count},
         )
         with self._database.transaction() as tx:
-            AuditLog(self._keyring.pseudonym).append(tx, event)
+            self._audit.append(tx, event)
             tx.commit()
 
 

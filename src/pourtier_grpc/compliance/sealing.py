@@ -2,7 +2,7 @@
 
 A transaction that writes events knows nothing of the chain. The sealer follows behind,
 in an order of its own, and says now and then under a key of its own how far the chain
-has come: a checkpoint. docs/decisions tells why, and what this protects against.
+has come: a checkpoint. Decision 15 tells why, and what this protects against.
 """
 
 from __future__ import annotations

@@ -12,10 +12,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, insert, select, tuple_
+from sqlalchemy import Row, Select, select, tuple_
 
 from pourtier.v1.compliance_service_pb2 import Acceptance
-from pourtier_grpc.store.engine import Database, Reader, Transaction
+from pourtier_grpc.store.documents import Version
+from pourtier_grpc.store.engine import Database, Reader, Transaction, insert_all
 from pourtier_grpc.store.pages import Page
 from pourtier_grpc.store.tables import (
     acceptance_personal,
@@ -66,7 +67,7 @@ class AcceptanceStore:
             rows = read.run(query.order_by(*order).limit(page.size + 1))
             return [_acceptance(row) for row in rows]
 
-    def accepted(self, user_id: UUID) -> set[tuple[int, int]]:
+    def accepted(self, user_id: UUID) -> set[Version]:
         """The types and major versions that a user has agreed to."""
         query = select(_a.type, _a.major).where(_a.user_id == user_id).distinct()
         with self._database.read() as read:
@@ -97,7 +98,7 @@ def insert_many(tx: Transaction, new: Sequence[NewAcceptance]) -> None:
         }
         for each in new
     ]
-    tx.run(insert(document_acceptances).values(evidence))
+    insert_all(tx, document_acceptances, evidence)
     personal = [
         {
             "acceptance_id": each.acceptance_id,
@@ -107,7 +108,7 @@ def insert_many(tx: Transaction, new: Sequence[NewAcceptance]) -> None:
         }
         for each in new
     ]
-    tx.run(insert(acceptance_personal).values(personal))
+    insert_all(tx, acceptance_personal, personal)
 
 
 _SELECT: Select[Any] = select(

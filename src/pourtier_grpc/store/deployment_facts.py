@@ -23,16 +23,14 @@ from sqlalchemy.types import NullType
 
 from pourtier.v1.document_pb2 import DocumentType
 from pourtier.v1.user_pb2 import KycLevel, UserStatus
+from pourtier_grpc.store import documents
+from pourtier_grpc.store.documents import Version
 from pourtier_grpc.store.engine import Database, Reader
 from pourtier_grpc.store.tables import (
     document_acceptances,
-    legal_documents,
     users,
     wallets,
 )
-
-# A type of text and the major number of its version.
-Version = tuple[DocumentType.ValueType, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +78,8 @@ class DeploymentFactStore:
         with self._database.read() as reader:
             # Before the acceptances, which are only ever added to: who accepts in
             # between what has just come into force is not denied for it.
-            required = _required(reader, now)
+            required = documents.required(reader, now)
             return DeploymentFacts(required=required, users=_users(reader, user_ids))
-
-
-def _required(reader: Reader, now: datetime) -> frozenset[Version]:
-    rows: Iterable[Any] = reader.run(_REQUIRED, {"now": now})
-    return frozenset((kind, major) for kind, major in rows)
 
 
 def _users(reader: Reader, user_ids: Sequence[str]) -> dict[str, UserFacts]:
@@ -130,14 +123,6 @@ def _accepted_by_user() -> Any:
     )
 
 
-_REQUIRED: Select[Any] = (
-    select(legal_documents.c.type, func.max(legal_documents.c.major))
-    .where(
-        legal_documents.c.withdraw_time.is_(None),
-        legal_documents.c.effective_time <= bindparam("now"),
-    )
-    .group_by(legal_documents.c.type)
-)
 # Ids come and go as text: ten thousand objects of Python are not made of them. What
 # belongs to a user is looked up for each: a join would be planned for ten ids, since
 # PostgreSQL does not see how many an array holds, and be very slow for ten thousand.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
+    DateTime,
     Row,
     Select,
     Uuid,
@@ -29,6 +30,9 @@ from pourtier.v1.document_pb2 import Document, DocumentStatus, DocumentType
 from pourtier_grpc.store.engine import Database, Reader, Transaction
 from pourtier_grpc.store.pages import Page
 from pourtier_grpc.store.tables import legal_documents
+
+# A type of text and the major number of its version.
+Version = tuple[DocumentType.ValueType, int]
 
 _d = legal_documents.c
 _newer = legal_documents.alias("newer")
@@ -84,7 +88,7 @@ class DocumentStore:
         )
         with self._database.read() as read:
             row = read.run(query).first()
-        return None if row is None else document_of(row)
+        return None if row is None else _document(row)
 
     def page(self, wanted: DocumentFilter, page: Page, now: datetime) -> list[Document]:
         """Texts without content, the newest first, as a filter and a page ask for.
@@ -108,7 +112,7 @@ class DocumentStore:
             .limit(page.size + 1)
         )
         with self._database.read() as read:
-            return [document_of(row) for row in read.run(query)]
+            return [_document(row) for row in read.run(query)]
 
     def current(self, now: datetime) -> list[Current]:
         """Texts in force and texts announced; see `current`."""
@@ -126,8 +130,24 @@ def current(reader: Reader, now: datetime) -> list[Current]:
     order = (_d.type, _d.major, _d.minor.desc(), _d.locale, _d.document_id)
     query = select(*_HEAD, status, _since()).where(status.in_(good)).order_by(*order)
     return [
-        Current(document=document_of(row), since=row.since) for row in reader.run(query)
+        Current(document=_document(row), since=row.since) for row in reader.run(query)
     ]
+
+
+def required(reader: Reader, now: datetime) -> frozenset[Version]:
+    """What everybody must have accepted at a moment.
+
+    It is the versions in force: of each type the highest major that has come.
+    """
+    rows: Iterable[Any] = reader.run(_REQUIRED, {"now": now})
+    return frozenset((kind, major) for kind, major in rows)
+
+
+def required_of(texts: Iterable[Current]) -> frozenset[Version]:
+    """What `required` answers, of texts that `current` has read."""
+    in_force = DocumentStatus.DOCUMENT_STATUS_IN_FORCE
+    documents = (text.document for text in texts)
+    return frozenset(version_of(each) for each in documents if each.status == in_force)
 
 
 def find_many(
@@ -138,7 +158,7 @@ def find_many(
         _d.document_id == any_(bindparam("ids", type_=ARRAY(Uuid)))
     )
     rows = reader.run(query, {"ids": list(document_ids)})
-    return {row.document_id: document_of(row) for row in rows}
+    return {row.document_id: _document(row) for row in rows}
 
 
 def insert(tx: Transaction, new: NewDocument, now: datetime) -> Document | None:
@@ -167,7 +187,7 @@ def insert(tx: Transaction, new: NewDocument, now: datetime) -> Document | None:
         return None
     query = select(legal_documents, _status(now))
     row = tx.run(query.where(_d.document_id == new.document_id)).one()
-    return document_of(row)
+    return _document(row)
 
 
 def find_version(reader: Reader, new: NewDocument) -> UUID | None:
@@ -198,11 +218,16 @@ def major_of(document: Document) -> int:
     return int(document.version.partition(".")[0])
 
 
+def version_of(document: Document) -> Version:
+    """A text's type and the major number of its version."""
+    return document.type, major_of(document)
+
+
 def _heads(now: datetime) -> Select[Any]:
     return select(*_HEAD, _status(now))
 
 
-def _status(now: datetime) -> ColumnElement[int]:
+def _status(now: datetime | ColumnElement[datetime]) -> ColumnElement[int]:
     """What a text is good for at a moment, in SQL."""
     newer = _newer.c
     replaced = exists().where(
@@ -239,7 +264,7 @@ def _since() -> ColumnElement[datetime]:
     )
 
 
-def document_of(row: Row[Any]) -> Document:
+def _document(row: Row[Any]) -> Document:
     """A row as the contract's message; its content only where the row has it."""
     content = getattr(row, "content", b"")
     document = Document(
@@ -257,3 +282,13 @@ def document_of(row: Row[Any]) -> Document:
     if row.withdraw_time is not None:
         document.withdraw_time.FromDatetime(row.withdraw_time)
     return document
+
+
+_REQUIRED: Select[Any] = (
+    select(_d.type, _d.major)
+    .where(
+        _status(bindparam("now", type_=DateTime(timezone=True)))
+        == DocumentStatus.DOCUMENT_STATUS_IN_FORCE
+    )
+    .distinct()
+)

@@ -39,7 +39,7 @@ class WorkerMetrics:
             # Of several workers the one that did it last, whether it lives or not.
             multiprocess_mode="max",
         )
-        self.audit_waiting = _gauge(
+        self.audit_unsealed = _gauge(
             registry, "pourtier_audit_unsealed", "Audit events that wait for their seal"
         )
         self.audit_sealed = _gauge(

@@ -22,7 +22,7 @@ class LogState:
         """Sets the gauges."""
         with self._database.read() as read:
             now = seals.state(read)
-        self._metrics.audit_waiting.set(now.waiting)
+        self._metrics.audit_unsealed.set(now.waiting)
         self._metrics.audit_sealed.set(now.sealed)
         self._metrics.audit_uncovered.set(now.sealed - now.covered)
         if now.checkpoint_time is not None:

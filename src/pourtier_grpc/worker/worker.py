@@ -14,10 +14,9 @@ from pourtier.v1 import (
     status_service_pb2,
     user_service_pb2,
 )
-from pourtier_grpc.clock import Clock
 from pourtier_grpc.config import Settings
 from pourtier_grpc.measuring import Measuring
-from pourtier_grpc.periodic import Periodic, stop_all
+from pourtier_grpc.periodic import GAUGE_SECONDS, KEY_SECONDS, Periodic, stop_all
 from pourtier_grpc.readiness import Readiness
 from pourtier_grpc.telemetry.http_view import HttpView
 from pourtier_grpc.telemetry.metrics import Metrics
@@ -28,9 +27,6 @@ from pourtier_grpc.wiring import build
 from pourtier_grpc.worker.loops import Loop, loops_of
 
 VERSION = importlib.metadata.version("pourtier-grpc")
-# As serving processes do: what is signed here is signed by the key that is active.
-KEY_SECONDS = 0.4
-GAUGE_SECONDS = 1.0
 
 _log = structlog.get_logger("pourtier.worker")
 
@@ -38,7 +34,6 @@ _log = structlog.get_logger("pourtier.worker")
 class Worker:
     """One process's worker, built from settings. Nothing runs before `start`.
 
-    `clock` replaces the database's clock in business decisions; a test moves it.
     `place` is that of this process among others whose metrics are shown with its own.
     `more` are loops beside the worker's own. Raises what `wiring.build` raises.
     """
@@ -46,13 +41,12 @@ class Worker:
     def __init__(
         self,
         settings: Settings,
-        clock: Clock | None = None,
         place: Place | None = None,
         more: Iterable[Loop] = (),
     ) -> None:
         self._settings = settings
         self._metrics = Metrics()
-        self._parts = build(settings, clock, self._metrics.queries)
+        self._parts = build(settings, queries=self._metrics.queries)
         self._readiness = Readiness(
             self._parts.database,
             self._parts.database_clock,

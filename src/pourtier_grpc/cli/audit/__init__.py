@@ -19,7 +19,7 @@ from pourtier_grpc.cli.lazy import LazyGroup, lazy
         ("verify", "verify:verify", "Say whether the log is whole."),
         (
             "verify-extract",
-            "extract:verify_extract",
+            "verify_extract:verify_extract",
             "Say whether the extract in FILE holds, without network or database.",
         ),
     ),

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -14,31 +14,8 @@ import click
 
 from pourtier_grpc.cli.common import fail
 from pourtier_grpc.cli.parts import parts
-from pourtier_grpc.compliance.extract import Extracts
+from pourtier_grpc.cli.times import Moment
 from pourtier_grpc.store.audit_walk import Part
-
-
-class Moment(click.ParamType[datetime]):
-    """A time of RFC 3339, or a day; without an offset it is UTC."""
-
-    name = "time"
-
-    def convert(
-        self,
-        value: str | datetime,
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> datetime:
-        """The time itself."""
-        if isinstance(value, datetime):
-            return value
-        try:
-            moment = datetime.fromisoformat(value)
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(
-                UTC
-            )
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is no time such as 2026-11-20T12:00:00Z", param, ctx)
 
 
 @click.command("export")
@@ -60,16 +37,13 @@ def export(
     """Write a part of the log, signed, with what is personal.
 
     Give --user, or --from and --to, or all three. The last events may still wait for
-    their seal, and are left out.
+    their seal, and are left out. A time without an offset is UTC.
     """
     if user_id is None and (event_from is None or event_before is None):
         raise click.UsageError("give --user, or both --from and --to")
     part = Part(user_id=user_id, event_from=event_from, event_before=event_before)
     with parts() as made, written(output) as write:
-        extracts = Extracts(
-            database=made.database, keyring=made.keyring, clock=made.clock
-        )
-        count = extracts.write(part, write)
+        count = made.extracts.write(part, write)
     click.echo(f"pourtier: {count} events", err=True)
 
 

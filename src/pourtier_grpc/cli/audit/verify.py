@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import click
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from pourtier_grpc.cli.common import fail
+from pourtier_grpc.cli.common import fail, readable_file
 from pourtier_grpc.cli.configured import settings
-from pourtier_grpc.compliance import evidence
-from pourtier_grpc.compliance.evidence import EvidenceError
+from pourtier_grpc.cli.evidence import given_keys
 from pourtier_grpc.compliance.verification import Verification, Verified
-from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.database import with_database
-from pourtier_grpc.store.engine import Database
-from pourtier_grpc.store.opening import open_database, require_migrated
+from pourtier_grpc.store.opening import opened
 
-MAX_JWKS_BYTES = 4 * 1024 * 1024
 # More processes than that wait for the database.
 MOST_JOBS = 8
 PROGRESS_EVENTS = 100_000
@@ -37,7 +29,7 @@ PROGRESS_EVENTS = 100_000
 )
 @click.option(
     "--jwks",
-    type=click.File("rb"),
+    type=readable_file,
     help="The evidence keys as kept elsewhere; by default those of the database.",
 )
 @click.option(
@@ -46,7 +38,7 @@ PROGRESS_EVENTS = 100_000
     default=lambda: min(MOST_JOBS, os.cpu_count() or 1),
     help="How many processes walk a long log; by default one a processor.",
 )
-def verify(file: Path | None, jwks: IO[bytes] | None, jobs: int) -> None:
+def verify(file: Path | None, jwks: Path | None, jobs: int) -> None:
     """Say whether the log is whole.
 
     Exit 1 where it is not, and the first event that is wrong is named. Nothing is
@@ -69,14 +61,6 @@ def verify(file: Path | None, jwks: IO[bytes] | None, jobs: int) -> None:
     if seen.finding is not None:
         fail(str(seen.finding))
     click.echo(summary(seen, seconds))
-
-
-def given_keys(jwks: IO[bytes]) -> dict[str, Ed25519PublicKey]:
-    """The keys of a JSON Web Key Set; fails where it is none."""
-    try:
-        return evidence.read_keys(jwks.read(MAX_JWKS_BYTES))
-    except EvidenceError as error:
-        fail(f"{jwks.name} cannot be used: {error}")
 
 
 class Progress:
@@ -108,14 +92,3 @@ def summary(seen: Verified, seconds: float) -> str:
 def existing(file: Path) -> Path | None:
     """The file, if it is there."""
     return file if file.exists() else None
-
-
-@contextmanager
-def opened(effective: Settings) -> Iterator[Database]:
-    """The settings' database, which must have been migrated."""
-    database = open_database(effective)
-    try:
-        require_migrated(database)
-        yield database
-    finally:
-        database.close()

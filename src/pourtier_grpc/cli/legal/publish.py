@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -13,6 +13,7 @@ from pourtier.v1.document_pb2 import DocumentType
 from pourtier_grpc.caller import Act
 from pourtier_grpc.cli.common import fail, read_file, readable_file
 from pourtier_grpc.cli.parts import parts
+from pourtier_grpc.cli.times import Moment
 from pourtier_grpc.compliance.documents import draft_of, title_of, type_name
 
 # As in the contract, which refuses what is longer; no more of a file is read.
@@ -31,25 +32,16 @@ RULES = {
 }
 
 
-class _Moment(click.ParamType[datetime | None]):
-    """A time with its offset from UTC (RFC 3339), or `now`, which is None."""
+class _Effective(click.ParamType[datetime | None]):
+    """A moment, or `now`, which is None: that of the publication."""
 
     name = "time"
 
     def convert(
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime | None:
-        """The moment; fails where none is meant without doubt."""
-        if value == "now":
-            return None
-        try:
-            moment = datetime.fromisoformat(value)
-            there = None if moment.tzinfo is None else moment.astimezone(UTC)
-        except (ValueError, OverflowError):
-            there = None
-        if there is None:
-            self.fail("it is `now` or a time such as 2027-01-01T00:00:00Z", param, ctx)
-        return there
+        """The moment; fails where none is meant."""
+        return None if value == "now" else Moment().convert(value, param, ctx)
 
 
 @click.command()
@@ -66,10 +58,10 @@ class _Moment(click.ParamType[datetime | None]):
 @click.option("--title", help="Its title; without it, the text's first heading.")
 @click.option(
     "--effective",
-    type=_Moment(),
+    type=_Effective(),
     default="now",
     show_default=True,
-    help="From when on it is in force.",
+    help="From when on it is in force; without an offset it is UTC.",
 )
 def publish(
     file: Path,

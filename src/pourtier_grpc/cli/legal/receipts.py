@@ -8,30 +8,23 @@ from typing import Any
 import click
 
 from pourtier_grpc.cli.common import fail, read_file, readable_file
+from pourtier_grpc.cli.evidence import given_keys, jwks_option
 from pourtier_grpc.compliance import evidence
 from pourtier_grpc.compliance.evidence import EvidenceError, Kind
 
-# Far above any receipt, and any set of keys.
+# Far above any receipt.
 MAX_BYTES = 4 * 1024 * 1024
 
 
 @click.command("verify-receipt")
 @click.argument("file", type=readable_file)
-@click.option(
-    "--jwks",
-    type=readable_file,
-    required=True,
-    help="The evidence keys, from /.well-known/evidence-jwks.json.",
-)
+@jwks_option
 def verify_receipt(file: Path, jwks: Path) -> None:
     """Say whether the receipt in FILE holds, without network or database.
 
     What it says is printed then. The text that was accepted has the SHA-256 printed.
     """
-    try:
-        keys = evidence.read_keys(read_file(jwks, MAX_BYTES))
-    except EvidenceError as error:
-        fail(f"{jwks} cannot be used: {error}")
+    keys = given_keys(jwks)
     try:
         # A tool that wrote a line to a file has ended it.
         receipt = read_file(file, MAX_BYTES).removesuffix(b"\n")

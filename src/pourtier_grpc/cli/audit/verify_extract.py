@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 import click
 
 from pourtier_grpc.cli.common import fail
-from pourtier_grpc.compliance import evidence
-from pourtier_grpc.compliance.evidence import EvidenceError
+from pourtier_grpc.cli.evidence import given_keys, jwks_option
 from pourtier_grpc.compliance.extract import MAX_LINE_BYTES, Extract, check
-
-MAX_JWKS_BYTES = 4 * 1024 * 1024
 
 
 @click.command("verify-extract")
 @click.argument("file", type=click.File("rb"))
-@click.option(
-    "--jwks",
-    type=click.File("rb"),
-    required=True,
-    help="The evidence keys, from /.well-known/evidence-jwks.json.",
-)
-def verify_extract(file: IO[bytes], jwks: IO[bytes]) -> None:
+@jwks_option
+def verify_extract(file: IO[bytes], jwks: Path) -> None:
     """Say whether the extract in FILE holds, without network or database."""
+    keys = given_keys(jwks)
     try:
-        keys = evidence.read_keys(jwks.read(MAX_JWKS_BYTES))
         found = check(lines(file), keys)
-    except EvidenceError as error:
-        fail(f"{jwks.name} cannot be used: {error}")
     except OSError as error:
         fail(f"{error.filename or file.name} cannot be read: {error.strerror}")
     click.echo(summary(found))
