@@ -15,6 +15,7 @@ from sqlalchemy import (
     Row,
     Select,
     Uuid,
+    and_,
     any_,
     bindparam,
     case,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from pourtier.v1.document_pb2 import Document, DocumentStatus, DocumentType
 from pourtier_grpc.store.engine import Database, Reader, Transaction
@@ -227,13 +229,19 @@ def _heads(now: datetime) -> Select[Any]:
     return select(*_HEAD, _status(now))
 
 
-def _status(now: datetime | ColumnElement[datetime]) -> ColumnElement[int]:
+def _has_come(
+    text: ReadOnlyColumnCollection[str, Any], now: datetime | ColumnElement[datetime]
+) -> ColumnElement[bool]:
+    """Whether a text has come into force and was not taken back, in SQL."""
+    return and_(text.withdraw_time.is_(None), text.effective_time <= now)
+
+
+def _status(now: datetime) -> ColumnElement[int]:
     """What a text is good for at a moment, in SQL."""
     newer = _newer.c
     replaced = exists().where(
         newer.type == _d.type,
-        newer.withdraw_time.is_(None),
-        newer.effective_time <= now,
+        _has_come(newer, now),
         (newer.major > _d.major)
         | (
             (newer.major == _d.major)
@@ -284,11 +292,10 @@ def _document(row: Row[Any]) -> Document:
     return document
 
 
+# The versions of the texts that `_status` calls in force, without asking of each text
+# whether another replaces it: every deployment that is validated waits for it.
 _REQUIRED: Select[Any] = (
-    select(_d.type, _d.major)
-    .where(
-        _status(bindparam("now", type_=DateTime(timezone=True)))
-        == DocumentStatus.DOCUMENT_STATUS_IN_FORCE
-    )
-    .distinct()
+    select(_d.type, func.max(_d.major))
+    .where(_has_come(_d, bindparam("now", type_=DateTime(timezone=True))))
+    .group_by(_d.type)
 )

@@ -6,8 +6,10 @@ The statements run as the tables' owner, who is a superuser: nobody is allowed m
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import product
 from typing import Any
 from uuid import UUID
 
@@ -192,6 +194,30 @@ class TestStatus:
             if each.document.document_id == str(newer)
         )
         assert found.since == NOW
+
+
+def test_what_is_required_is_the_versions_in_force(
+    tx: Transaction, publish: Publish
+) -> None:
+    """One rule in two statements: the status of texts, and what all must accept."""
+    chance = random.Random(7)  # noqa: S311 - the same every time
+    versions = {
+        (chance.choice([TERMS, PRIVACY]), major, minor, chance.choice(["en", "fr"]))
+        for major, minor in product(range(1, 5), range(3))
+    }
+    for kind, major, minor, locale in sorted(versions):
+        begins = NOW + timedelta(days=chance.randrange(8))
+        number = {"type": kind, "major": major, "minor": minor, "locale": locale}
+        document_id = publish(**number, effective_time=begins)
+        if chance.random() < 0.3:
+            documents.withdraw(tx, document_id, NOW)
+    seen = set()
+    for day in range(-1, 9):
+        now = NOW + timedelta(days=day)
+        required = documents.required(tx, now)
+        assert required == documents.required_of(documents.current(tx, now))
+        seen.add(required)
+    assert len(seen) >= 4
 
 
 def accept(tx: Transaction, document_id: UUID) -> NewAcceptance:
