@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from uuid import UUID
 
 import pytest
 
@@ -12,10 +11,8 @@ from pourtier.v1 import auth_service_pb2 as pb
 from pourtier_grpc.config import Settings
 from support.api import refusal
 from support.callers import (
-    BY_COMMAND,
     Person,
     admin,
-    administration,
     audited,
     person,
     suspend,
@@ -49,10 +46,6 @@ def suspended_by_an_admin(service: Service, ann: Person) -> None:
     suspend(service, admin(service).bearer, ann.user_id)
 
 
-def suspended_by_the_operator(service: Service, ann: Person) -> None:
-    administration(service).suspend(UUID(ann.user_id), BY_COMMAND)
-
-
 def revoked(service: Service, ann: Person) -> None:
     request = pb.RevokeAllSessionsRequest()
     call = service.api.auth.RevokeAllSessions
@@ -60,9 +53,7 @@ def revoked(service: Service, ann: Person) -> None:
     assert answer.revoked_count == MANY + 1
 
 
-@pytest.mark.parametrize(
-    "end", [suspended_by_an_admin, suspended_by_the_operator, revoked]
-)
+@pytest.mark.parametrize("end", [suspended_by_an_admin, revoked])
 def test_however_many_there_are_they_can_all_be_ended(
     own: Service, end: Callable[[Service, Person], None]
 ) -> None:
