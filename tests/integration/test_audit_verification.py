@@ -413,6 +413,7 @@ class TestCheckpoints:
 
     def test_one_under_a_key_with_anothers_id(self, log: Log) -> None:
         log.behind("UPDATE signing_keys SET public_key = sha256(public_key)")
+        assert log.keyring.evidence_jwks() == []
         finding = found(log)
         assert finding.fault is Fault.FORGED
         assert "is not among those given" in finding.text

@@ -70,6 +70,50 @@ def test_no_duty_can_change_evidence(
 
 @pytest.mark.parametrize("duty", Duty)
 @pytest.mark.parametrize(
+    "change",
+    [
+        "public_key = sha256('x')",
+        "public_key = NULL",
+        "key_id = 'x'",
+        "use = 'access'",
+        "algorithm = 'none'",
+        "create_time = now()",
+    ],
+)
+def test_no_duty_can_make_another_key_of_one(
+    connect: Connect, duty: Duty, change: str
+) -> None:
+    role = connect(duty)
+    role.execute(
+        "INSERT INTO signing_keys (key_id, use, algorithm, state, create_time,"
+        " public_key) VALUES ('k', 'evidence', 'EdDSA', 'retired', 'epoch', 'x')"
+        " ON CONFLICT DO NOTHING"
+    )
+    with pytest.raises(errors.InsufficientPrivilege, match="only its state changes"):
+        role.execute(f"UPDATE signing_keys SET {change}")  # noqa: S608 - as above
+    role.execute("UPDATE signing_keys SET state = 'revoked', retire_time = now()")
+
+
+@pytest.mark.parametrize(
+    "change", ["DELETE FROM signing_keys", "TRUNCATE signing_keys"]
+)
+def test_not_even_the_owner_can_remove_a_key(
+    connect: Connect, database_url: str, change: str
+) -> None:
+    connect(Duty.SERVING).execute(
+        "INSERT INTO signing_keys (key_id, use, algorithm, state, create_time)"
+        " VALUES ('gone', 'access', 'EdDSA', 'retired', 'epoch')"
+        " ON CONFLICT DO NOTHING"
+    )
+    with (
+        psycopg.connect(database_url) as owner,
+        pytest.raises(errors.InsufficientPrivilege, match="append-only"),
+    ):
+        owner.execute(change)
+
+
+@pytest.mark.parametrize("duty", Duty)
+@pytest.mark.parametrize(
     "meddling",
     [
         "ALTER TABLE audit_events DISABLE TRIGGER ALL",

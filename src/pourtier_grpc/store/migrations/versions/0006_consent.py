@@ -89,6 +89,32 @@ STATEMENTS = (
         FOR EACH ROW EXECUTE FUNCTION refuse_change()
     """,
     "ALTER TABLE signing_keys ADD COLUMN public_key bytea",
+    """
+    CREATE FUNCTION refuse_key_change() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF NEW.key_id = OLD.key_id AND NEW.use = OLD.use
+            AND NEW.algorithm = OLD.algorithm AND NEW.create_time = OLD.create_time
+            AND NEW.public_key IS NOT DISTINCT FROM OLD.public_key
+        THEN
+            RETURN NEW;
+        END IF;
+        RAISE EXCEPTION 'a key is what it is; only its state changes'
+            USING ERRCODE = 'insufficient_privilege';
+    END
+    $$
+    """,
+    """
+    CREATE TRIGGER signing_keys_unchanged BEFORE UPDATE ON signing_keys
+        FOR EACH ROW EXECUTE FUNCTION refuse_key_change()
+    """,
+    """
+    CREATE TRIGGER signing_keys_no_delete BEFORE DELETE ON signing_keys
+        FOR EACH ROW EXECUTE FUNCTION refuse_change()
+    """,
+    """
+    CREATE TRIGGER signing_keys_no_truncate BEFORE TRUNCATE ON signing_keys
+        FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()
+    """,
     "CREATE TABLE audit_unsealed (event_id uuid PRIMARY KEY)",
     """
     CREATE FUNCTION queue_for_sealing() RETURNS trigger LANGUAGE plpgsql AS $$
