@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg import errors, sql
+from sqlalchemy import text
 
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.privileges import PRIVILEGES, Duty, GrantError, grant
@@ -138,6 +140,39 @@ def test_a_duty_can_do_what_it_needs(connect: Connect) -> None:
     serving.execute("UPDATE legal_documents SET withdraw_time = now()")
     working.execute("DELETE FROM audit_unsealed")
     working.execute("SELECT count(*) FROM audit_seals")
+
+
+EVENT = "INSERT INTO public.audit_events VALUES (%s, now(), 'a.b', NULL, '')"
+
+
+def test_what_serving_adds_is_queued_whatever_tables_it_makes(
+    connect: Connect, database_url: str
+) -> None:
+    serving, event_id = connect(Duty.SERVING), uuid4()
+    serving.execute("CREATE TEMPORARY TABLE audit_unsealed (event_id uuid)")
+    serving.execute(EVENT, (event_id,))
+    with psycopg.connect(database_url) as owner:
+        queued = "SELECT count(*) FROM audit_unsealed WHERE event_id = %s"
+        assert owner.execute(queued, (event_id,)).fetchone() == (1,)
+
+
+def test_the_service_reads_no_temporary_table_for_its_own(database: Database) -> None:
+    with database.transaction() as tx:
+        tx.run(text("CREATE TEMPORARY TABLE audit_unsealed (mine int) ON COMMIT DROP"))
+        columns = tx.run(text("SELECT * FROM audit_unsealed")).keys()
+    assert list(columns) == ["event_id"]
+
+
+@pytest.mark.parametrize("duty", Duty)
+def test_no_duty_can_queue_what_is_no_event(connect: Connect, duty: Duty) -> None:
+    with pytest.raises(errors.InsufficientPrivilege):
+        connect(duty).execute("INSERT INTO audit_unsealed VALUES (gen_random_uuid())")
+    with pytest.raises(errors.InsufficientPrivilege, match="queue_for_sealing"):
+        connect(duty).execute(
+            "CREATE TEMPORARY TABLE lure (event_id uuid);"
+            "CREATE TRIGGER lure AFTER INSERT ON lure"
+            " FOR EACH ROW EXECUTE FUNCTION queue_for_sealing()"
+        )
 
 
 def test_serving_cannot_seal(connect: Connect) -> None:

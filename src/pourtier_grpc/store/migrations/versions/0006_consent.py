@@ -33,7 +33,8 @@ STATEMENTS = (
         ON legal_documents (publish_time, document_id)
     """,
     """
-    CREATE FUNCTION refuse_document_change() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE FUNCTION refuse_document_change() RETURNS trigger LANGUAGE plpgsql
+        SET search_path = pg_catalog, pg_temp AS $$
     BEGIN
         IF OLD.withdraw_time IS NULL
             AND to_jsonb(NEW) - 'withdraw_time' = to_jsonb(OLD) - 'withdraw_time'
@@ -90,7 +91,8 @@ STATEMENTS = (
     """,
     "ALTER TABLE signing_keys ADD COLUMN public_key bytea",
     """
-    CREATE FUNCTION refuse_key_change() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE FUNCTION refuse_key_change() RETURNS trigger LANGUAGE plpgsql
+        SET search_path = pg_catalog, pg_temp AS $$
     BEGIN
         IF NEW.key_id = OLD.key_id AND NEW.use = OLD.use
             AND NEW.algorithm = OLD.algorithm AND NEW.create_time = OLD.create_time
@@ -116,14 +118,19 @@ STATEMENTS = (
         FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()
     """,
     "CREATE TABLE audit_unsealed (event_id uuid PRIMARY KEY)",
+    # As the owner, on the table that is meant: whoever adds an event can neither queue
+    # anything else nor have it queued in a table of their own.
     """
-    CREATE FUNCTION queue_for_sealing() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE FUNCTION queue_for_sealing() RETURNS trigger LANGUAGE plpgsql
+        SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
     BEGIN
-        INSERT INTO audit_unsealed (event_id) VALUES (NEW.event_id);
+        INSERT INTO public.audit_unsealed (event_id) VALUES (NEW.event_id);
         RETURN NULL;
     END
     $$
     """,
+    # It is asked for when a trigger is made, of which there is to be no other.
+    "REVOKE EXECUTE ON FUNCTION queue_for_sealing() FROM PUBLIC",
     """
     CREATE TRIGGER audit_events_to_seal AFTER INSERT ON audit_events
         FOR EACH ROW EXECUTE FUNCTION queue_for_sealing()
