@@ -40,6 +40,7 @@ SERVING: Mapping[str, tuple[str, ...]] = {
     "audit_personal": ADD,
     # A trigger queues each event, as the owner.
     "audit_unsealed": (),
+    "audit_sealing": (),
     "audit_seals": (),
     "audit_checkpoints": (),
     "legal_documents": (*ADD, "UPDATE (withdraw_time)"),
@@ -50,6 +51,7 @@ SERVING: Mapping[str, tuple[str, ...]] = {
 WORKING: Mapping[str, tuple[str, ...]] = {
     **SERVING,
     "audit_unsealed": ("SELECT", "DELETE"),
+    "audit_sealing": CHANGE,
     "audit_seals": ADD,
     "audit_checkpoints": ADD,
 }

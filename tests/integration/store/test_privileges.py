@@ -184,6 +184,21 @@ def test_serving_cannot_seal(connect: Connect) -> None:
         connect(Duty.SERVING).execute("DELETE FROM audit_unsealed")
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT FROM audit_sealing FOR UPDATE",
+        "SELECT FROM audit_sealing FOR KEY SHARE",
+        "DO 'BEGIN LOCK TABLE audit_sealing IN ACCESS SHARE MODE; END'",
+        "DO 'BEGIN LOCK TABLE audit_seals IN ACCESS SHARE MODE; END'",
+        "INSERT INTO audit_sealing VALUES (1)",
+    ],
+)
+def test_serving_cannot_hold_sealing_up(connect: Connect, statement: str) -> None:
+    with pytest.raises(errors.InsufficientPrivilege):
+        connect(Duty.SERVING).execute(statement)
+
+
 def test_granting_takes_what_a_duty_does_not_need(
     connect: Connect, database: Database, database_url: str
 ) -> None:
