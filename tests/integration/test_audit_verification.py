@@ -11,8 +11,11 @@ import pytest
 
 from pourtier_grpc.compliance import checkpoints, segments
 from pourtier_grpc.compliance.chain import Fault, Finding
+from pourtier_grpc.compliance.checkpoints import Bounds
 from pourtier_grpc.compliance.evidence import Kind, sign
+from pourtier_grpc.compliance.evidence_keys import known_keys
 from pourtier_grpc.compliance.verification import Verification, Verified
+from pourtier_grpc.store import audit_walk
 from pourtier_grpc.store.audit import personal_hash
 from support.audit import Log, log_on
 
@@ -218,6 +221,33 @@ class TestRemoved:
         assert (finding.seq, finding.fault) == (seqs[0], Fault.REMOVED)
         assert follower in finding.text
 
+    @pytest.mark.parametrize("seqs", [(5,), (9, 10), (4, 5), (6, 7, 8, 9, 10)])
+    def test_with_what_follows_relinked_over_the_gap(
+        self, log: Log, seqs: tuple[int, ...]
+    ) -> None:
+        # The number goes from one link to the next, though no hash does.
+        remove(log, *seqs)
+        log.reseal(seqs[-1] + 1)
+        log.behind("DELETE FROM audit_checkpoints")
+        finding = found(log)
+        assert (finding.seq, finding.fault) == (seqs[0], Fault.REMOVED)
+
+    def test_with_a_checkpoints_link_and_the_gap_relinked(self, log: Log) -> None:
+        remove(log, *range(6, 11))
+        log.reseal(11)
+        log.behind("DELETE FROM audit_checkpoints WHERE seq > 8")
+        with log.database.read() as read:
+            ends = audit_walk.bounds(read)
+            assert ends is not None
+            bounds = Bounds(first=ends[0], prev_hash=ends[1], last=ends[2])
+            given = checkpoints.in_database(read)
+            compared = checkpoints.compare(read, given, known_keys(read), bounds)
+        assert compared.count == 0
+        assert compared.finding is not None
+        assert (compared.finding.seq, compared.finding.until) == (1, 8)
+        assert compared.finding.fault is Fault.REMOVED
+        assert (found(log).seq, found(log).fault) == (6, Fault.REMOVED)
+
     def test_one_that_was_not_sealed_yet(self, log: Log) -> None:
         (event_id,) = log.add(1)
         log.behind("DELETE FROM audit_events WHERE event_id = %s", event_id)
@@ -383,6 +413,7 @@ class TestCheckpoints:
 
     def test_one_under_a_key_with_anothers_id(self, log: Log) -> None:
         log.behind("UPDATE signing_keys SET public_key = sha256(public_key)")
+        assert log.keyring.evidence_jwks() == []
         finding = found(log)
         assert finding.fault is Fault.FORGED
         assert "is not among those given" in finding.text

@@ -250,7 +250,9 @@ class TestRevocation:
         assert aside.read_text() == content
         assert aside.stat().st_mode & 0o777 == 0o600
         # As a database that was brought back from before the key was made.
+        own.sql.run("SET session_replication_role = replica")
         own.sql.run("DELETE FROM signing_keys WHERE use = %s", use.value)
+        own.sql.run("RESET session_replication_role")
         for left in folder.glob(f"{use}-*.jwk"):
             left.unlink()
         database = own.server._parts.database

@@ -11,13 +11,17 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from pourtier_grpc.config import load
 from pourtier_grpc.devtools.contract import ROOT
 from pourtier_grpc.server import descriptor_set
 from pourtier_grpc.store.keys import KeyUse
 from pourtier_grpc.store.privileges import Duty
+from pourtier_grpc.telemetry.worker_metrics import WorkerMetrics
 from pourtier_grpc.wiring import build
+from pourtier_grpc.worker.log_state import LogState
 from pourtier_grpc.worker.loops import Loop
 from pourtier_grpc.worker.worker import Worker, services
 from support.audit import Log, log_on
@@ -90,6 +94,30 @@ def test_two_workers_never_fork_the_chain(log: Log, make: Make) -> None:
     log.file.complete()
     lines = log.path.read_bytes().splitlines()
     assert len(lines) == len(set(lines)) == len(log.checkpoints())
+
+
+def test_events_that_wait_and_are_not_sealed_are_an_error(log: Log) -> None:
+    metrics = WorkerMetrics(CollectorRegistry())
+    state = LogState(database=log.database, clock=log.clock, metrics=metrics)
+
+    def said(**later: float) -> list[int]:
+        log.clock.move(**later)
+        with capture_logs() as logs:
+            state.look()
+        assert {each["log_level"] for each in logs} <= {"error"}
+        return [each["waiting"] for each in logs]
+
+    assert said(minutes=6) == []
+    assert said(minutes=6) == []
+    log.add(2)
+    assert said(minutes=4) == []
+    assert said(minutes=1) == [2]
+    assert said(minutes=1) == []
+    assert said(minutes=4) == [2]
+    log.sealed(1)
+    log.add(1)
+    assert said(minutes=6) == []
+    assert said(minutes=5) == [1]
 
 
 def test_it_follows_the_keys(log: Log, make: Make) -> None:

@@ -156,7 +156,10 @@ class Log:
 
     def reseal(self, first: int = 1) -> None:
         """Makes the chain anew from a number on, as whoever can write everything."""
-        before = self.sql.run("SELECT hash FROM audit_seals WHERE seq = %s", first - 1)
+        before = self.sql.run(
+            "SELECT hash FROM audit_seals WHERE seq < %s ORDER BY seq DESC LIMIT 1",
+            first,
+        )
         prev = before[0]["hash"] if before else bytes(32)
         rows = self.sql.run(
             "SELECT seq, event_id, body FROM audit_seals JOIN audit_events"

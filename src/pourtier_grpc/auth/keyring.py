@@ -178,13 +178,16 @@ class Keyring:
         return _at_hand(self._keys.evidence)
 
     def evidence_jwks(self) -> list[dict[str, str]]:
-        """Every evidence key that there ever was, the newest first (RFC 8037)."""
+        """Every evidence key that there ever was, the newest first (RFC 8037).
+
+        What the database has under an id that is not the key's own is none.
+        """
         with self._database.read() as read:
             records = keys.all_keys(read)
         return [
             _jwk(record.key_id, record.algorithm, record.public_key)
             for record in records
-            if record.public_key is not None
+            if record.public_key is not None and is_evidence(record)
         ]
 
     def is_revoked(self, key_id: str) -> bool:
@@ -294,6 +297,16 @@ def list_keys(database: Database) -> list[KeyRecord]:
     """Every key that the database knows, newest first."""
     with database.read() as read:
         return keys.all_keys(read)
+
+
+def is_evidence(record: KeyRecord) -> bool:
+    """Whether a key is evidence's and goes by its thumbprint (RFC 7638).
+
+    The database holds its public half; no key passes under the id of another.
+    """
+    if record.use is not KeyUse.EVIDENCE or record.public_key is None:
+        return False
+    return key_files.thumbprint(key_files.okp(record.public_key)) == record.key_id
 
 
 def public_jwk(key: AccessKey) -> dict[str, str] | None:

@@ -152,9 +152,14 @@ def _disagreement(
         text = f"{made.name} covers {made.seq}, the chain ends at {bounds.last}"
         return Finding(seq=bounds.last + 1, fault=Fault.CUT, text=text)
     there = hashes.get(made.seq)
-    # A gap is the walk's to find; what lies before the chain is gone by retention.
-    if there is None or there.hex() == made.hash:
-        return None
     since = min(made.seq, max(agreed + 1, bounds.first))
+    if there is None:
+        # What lies before the chain is gone by retention.
+        if made.seq < bounds.first:
+            return None
+        text = f"{made.name} covers {made.seq}, whose seal is gone"
+        return Finding(seq=since, until=made.seq, fault=Fault.REMOVED, text=text)
+    if there.hex() == made.hash:
+        return None
     text = f"{made.name} covers another; what was changed lies in {since} to {made.seq}"
     return Finding(seq=since, until=made.seq, fault=Fault.REMADE, text=text)

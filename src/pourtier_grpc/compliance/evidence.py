@@ -88,7 +88,8 @@ def read_keys(text: bytes) -> dict[str, Ed25519PublicKey]:
 def keys_of(jwks: Mapping[str, Any]) -> dict[str, Ed25519PublicKey]:
     """The keys of a JSON Web Key Set (RFC 7517) by id; those of other kinds left out.
 
-    Raises EvidenceError where it is no such set.
+    Raises EvidenceError where it is no such set, or a key has an id that is not its
+    thumbprint (RFC 7638): no key passes under the id of another.
     """
     keys = {}
     try:
@@ -98,6 +99,9 @@ def keys_of(jwks: Mapping[str, Any]) -> dict[str, Ed25519PublicKey]:
                 keys[jwk["kid"]] = Ed25519PublicKey.from_public_bytes(public)
     except (LookupError, TypeError, ValueError):
         raise EvidenceError("it is no JSON Web Key Set") from None
+    for key_id, key in keys.items():
+        if key_files.thumbprint(key_files.okp(key.public_bytes_raw())) != key_id:
+            raise EvidenceError(f"its key {key_id} goes by an id that is not its own")
     return keys
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from pourtier_grpc.auth import key_files
+from pourtier_grpc.auth.keyring import is_evidence
 from pourtier_grpc.store import keys
 from pourtier_grpc.store.engine import Reader
 
@@ -17,9 +17,7 @@ def known_keys(reader: Reader) -> dict[str, Ed25519PublicKey]:
     """
     found = {}
     for record in keys.all_keys(reader):
-        if record.public_key is None:
-            continue
-        if key_files.thumbprint(key_files.okp(record.public_key)) == record.key_id:
+        if record.public_key is not None and is_evidence(record):
             public = Ed25519PublicKey.from_public_bytes(record.public_key)
             found[record.key_id] = public
     return found

@@ -81,7 +81,8 @@ class Sealer:
         if (
             covered is None
             or head.seq - covered.seq >= CHECKPOINT_EVENTS
-            or now - covered.time >= CHECKPOINT_INTERVAL
+            # A clock that was ahead and was put right is not waited for.
+            or abs(now - covered.time) >= CHECKPOINT_INTERVAL
         ):
             body = {
                 "count": head.seq,

@@ -35,7 +35,26 @@ def walk_all(
     jobs: int,
     progress: Progress,
 ) -> Walked:
-    """Walks the chain from a link to a number, by so many processes at most."""
+    """Walks the chain from a link to a number, by so many processes at most.
+
+    Broken also where fewer links hold than the numbers say that there are.
+    """
+    walked = _walk_all(database, read, start, last, jobs=jobs, progress=progress)
+    whole = walked.end.seq == last and walked.count == last - start.seq
+    if walked.broken or walked.finding is not None or whole:
+        return walked
+    return replace(walked, broken=True)
+
+
+def _walk_all(
+    database: Database,
+    read: Reader,
+    start: End,
+    last: int,
+    *,
+    jobs: int,
+    progress: Progress,
+) -> Walked:
     if jobs <= 1 or last - start.seq < WORTH_PROCESSES:
         with _links(read, start.seq + 1, last) as links:
             return walk(links, start, progress)
@@ -44,9 +63,9 @@ def walk_all(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         url = database.engine.url.render_as_string(hide_password=False)
-        for future in _spread(pool, url, snapshot, start.seq, last):
+        for first, future in _spread(pool, url, snapshot, start.seq, last):
             joined, segment = _result(future)
-            walked = _joined(walked, joined, segment)
+            walked = _joined(walked, first, joined, segment)
             progress(segment.count)
             if walked.broken or walked.finding is not None:
                 pool.shutdown(cancel_futures=True)
@@ -54,9 +73,15 @@ def walk_all(
     return walked
 
 
-def _joined(walked: Walked, joined: bytes | None, segment: Walked) -> Walked:
-    """Two walks as one; broken where the second does not follow on the first."""
-    if joined != walked.end.hash:
+def _joined(
+    walked: Walked, first: int, joined: bytes | None, segment: Walked
+) -> Walked:
+    """Two walks as one; broken where the second does not follow on the first.
+
+    A hash alone does not say so: where links are missing from the end of a segment, the
+    next may have been made to follow on what is left.
+    """
+    if walked.end.seq + 1 != first or joined != walked.end.hash:
         return replace(walked, broken=True)
     # A walk that went nowhere knows only the number of what it follows on.
     end = segment.end if segment.count else walked.end
@@ -68,10 +93,15 @@ Segment = tuple[bytes | None, Walked]
 
 def _spread(
     pool: ProcessPoolExecutor, url: str, snapshot: str, seq: int, last: int
-) -> list[Future[Segment | None]]:
-    """The segments in their order, all of them under way."""
+) -> list[tuple[int, Future[Segment | None]]]:
+    """The segments in their order, with their first numbers, all of them under way."""
     return [
-        pool.submit(walk_segment, url, snapshot, first, min(first + SEGMENT - 1, last))
+        (
+            first,
+            pool.submit(
+                walk_segment, url, snapshot, first, min(first + SEGMENT - 1, last)
+            ),
+        )
         for first in range(seq + 1, last + 1, SEGMENT)
     ]
 

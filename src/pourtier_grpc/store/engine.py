@@ -171,7 +171,9 @@ class Database:
             connect_args={
                 "connect_timeout": 3,
                 "options": f"-c statement_timeout={milliseconds} -c TimeZone=UTC"
-                " -c idle_in_transaction_session_timeout=60000",
+                " -c idle_in_transaction_session_timeout=60000"
+                # Unless it is named, temporary tables come before all others.
+                " -c search_path=public,pg_temp",
                 "application_name": "pourtier",
                 # A peer that is gone without a word is noticed in about ten seconds.
                 "keepalives_idle": 4,

@@ -38,8 +38,9 @@ SERVING: Mapping[str, tuple[str, ...]] = {
     "event_sequences": CHANGE,
     "audit_events": ADD,
     "audit_personal": ADD,
-    # By the trigger that queues each event.
-    "audit_unsealed": ("INSERT",),
+    # A trigger queues each event, as the owner.
+    "audit_unsealed": (),
+    "audit_sealing": (),
     "audit_seals": (),
     "audit_checkpoints": (),
     "legal_documents": (*ADD, "UPDATE (withdraw_time)"),
@@ -49,7 +50,8 @@ SERVING: Mapping[str, tuple[str, ...]] = {
 }
 WORKING: Mapping[str, tuple[str, ...]] = {
     **SERVING,
-    "audit_unsealed": (*ADD, "DELETE"),
+    "audit_unsealed": ("SELECT", "DELETE"),
+    "audit_sealing": CHANGE,
     "audit_seals": ADD,
     "audit_checkpoints": ADD,
 }

@@ -13,8 +13,12 @@ from sqlalchemy import Row, Select, delete, insert, select, text
 from pourtier_grpc.store.engine import Reader, Transaction
 from pourtier_grpc.store.tables import audit_checkpoints, audit_seals, audit_unsealed
 
-# Any number that nothing else on the database uses for an advisory lock.
-LOCK = 0x706F_7572_7365_616C
+LOCK = "SELECT id FROM audit_sealing FOR UPDATE SKIP LOCKED"
+MAKE_LOCK = """
+    INSERT INTO audit_sealing (id)
+    SELECT 1 WHERE NOT EXISTS (SELECT FROM audit_sealing)
+    ON CONFLICT DO NOTHING RETURNING id
+"""
 
 # A queued row's system column `xmin` is the transaction that inserted it. The row is
 # taken where that transaction is older than the oldest one that still runs, in whatever
@@ -37,6 +41,9 @@ WAITING = """
     ORDER BY q.event_id
     LIMIT :limit
 """
+# The queue is short and the log is long. A plan of another kind reads all of the log,
+# and the server comes to choose one where it knows neither's size any more.
+PLAN = ("enable_hashjoin = off", "enable_mergejoin = off", "jit = off")
 INSERT = """
     INSERT INTO audit_seals (seq, event_id, prev_hash, hash)
     SELECT * FROM unnest(
@@ -98,17 +105,22 @@ class LogState:
 
 
 def try_lock(tx: Transaction) -> bool:
-    """Makes this transaction the only one that seals; False where another does."""
-    query = text("SELECT pg_try_advisory_xact_lock(:lock)")
-    return bool(tx.run(query, {"lock": LOCK}).scalar_one())
+    """Makes this transaction the only one that seals; False where another does.
+
+    An advisory lock could be held by whoever may connect.
+    """
+    taken = (tx.run(text(query)).first() for query in (LOCK, MAKE_LOCK))
+    return any(row is not None for row in taken)
 
 
 def waiting(tx: Transaction, limit: int) -> list[Waiting]:
     """Queued events that can be sealed now, in the order of their ids.
 
-    Must be asked before the transaction has written anything: its own id would be the
-    oldest that runs.
+    The transaction has an id since it took the lock, and is one that runs: an event
+    that came later is for the next.
     """
+    for setting in PLAN:
+        tx.run(text(f"SET LOCAL {setting}"))
     rows = tx.run(text(WAITING), {"limit": limit})
     return [
         Waiting(event_id=row.event_id, body=row.body, sealed=row.sealed) for row in rows

@@ -202,6 +202,13 @@ audit_unsealed = Table(
     "audit_unsealed", metadata, Column("event_id", Uuid, primary_key=True)
 )
 
+# One row: who seals has it locked, which nobody may who only serves.
+audit_sealing = Table(
+    "audit_sealing",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+)
+
 # The chain over the audit log: each hash covers the event's bytes and the hash before.
 audit_seals = Table(
     "audit_seals",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg import errors, sql
+from sqlalchemy import text
 
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.privileges import PRIVILEGES, Duty, GrantError, grant
@@ -70,6 +72,50 @@ def test_no_duty_can_change_evidence(
 
 @pytest.mark.parametrize("duty", Duty)
 @pytest.mark.parametrize(
+    "change",
+    [
+        "public_key = sha256('x')",
+        "public_key = NULL",
+        "key_id = 'x'",
+        "use = 'access'",
+        "algorithm = 'none'",
+        "create_time = now()",
+    ],
+)
+def test_no_duty_can_make_another_key_of_one(
+    connect: Connect, duty: Duty, change: str
+) -> None:
+    role = connect(duty)
+    role.execute(
+        "INSERT INTO signing_keys (key_id, use, algorithm, state, create_time,"
+        " public_key) VALUES ('k', 'evidence', 'EdDSA', 'retired', 'epoch', 'x')"
+        " ON CONFLICT DO NOTHING"
+    )
+    with pytest.raises(errors.InsufficientPrivilege, match="only its state changes"):
+        role.execute(f"UPDATE signing_keys SET {change}")  # noqa: S608 - as above
+    role.execute("UPDATE signing_keys SET state = 'revoked', retire_time = now()")
+
+
+@pytest.mark.parametrize(
+    "change", ["DELETE FROM signing_keys", "TRUNCATE signing_keys"]
+)
+def test_not_even_the_owner_can_remove_a_key(
+    connect: Connect, database_url: str, change: str
+) -> None:
+    connect(Duty.SERVING).execute(
+        "INSERT INTO signing_keys (key_id, use, algorithm, state, create_time)"
+        " VALUES ('gone', 'access', 'EdDSA', 'retired', 'epoch')"
+        " ON CONFLICT DO NOTHING"
+    )
+    with (
+        psycopg.connect(database_url) as owner,
+        pytest.raises(errors.InsufficientPrivilege, match="append-only"),
+    ):
+        owner.execute(change)
+
+
+@pytest.mark.parametrize("duty", Duty)
+@pytest.mark.parametrize(
     "meddling",
     [
         "ALTER TABLE audit_events DISABLE TRIGGER ALL",
@@ -96,6 +142,39 @@ def test_a_duty_can_do_what_it_needs(connect: Connect) -> None:
     working.execute("SELECT count(*) FROM audit_seals")
 
 
+EVENT = "INSERT INTO public.audit_events VALUES (%s, now(), 'a.b', NULL, '')"
+
+
+def test_what_serving_adds_is_queued_whatever_tables_it_makes(
+    connect: Connect, database_url: str
+) -> None:
+    serving, event_id = connect(Duty.SERVING), uuid4()
+    serving.execute("CREATE TEMPORARY TABLE audit_unsealed (event_id uuid)")
+    serving.execute(EVENT, (event_id,))
+    with psycopg.connect(database_url) as owner:
+        queued = "SELECT count(*) FROM audit_unsealed WHERE event_id = %s"
+        assert owner.execute(queued, (event_id,)).fetchone() == (1,)
+
+
+def test_the_service_reads_no_temporary_table_for_its_own(database: Database) -> None:
+    with database.transaction() as tx:
+        tx.run(text("CREATE TEMPORARY TABLE audit_unsealed (mine int) ON COMMIT DROP"))
+        columns = tx.run(text("SELECT * FROM audit_unsealed")).keys()
+    assert list(columns) == ["event_id"]
+
+
+@pytest.mark.parametrize("duty", Duty)
+def test_no_duty_can_queue_what_is_no_event(connect: Connect, duty: Duty) -> None:
+    with pytest.raises(errors.InsufficientPrivilege):
+        connect(duty).execute("INSERT INTO audit_unsealed VALUES (gen_random_uuid())")
+    with pytest.raises(errors.InsufficientPrivilege, match="queue_for_sealing"):
+        connect(duty).execute(
+            "CREATE TEMPORARY TABLE lure (event_id uuid);"
+            "CREATE TRIGGER lure AFTER INSERT ON lure"
+            " FOR EACH ROW EXECUTE FUNCTION queue_for_sealing()"
+        )
+
+
 def test_serving_cannot_seal(connect: Connect) -> None:
     for table in ("audit_seals", "audit_checkpoints"):
         statement = sql.SQL("INSERT INTO {} DEFAULT VALUES")
@@ -103,6 +182,21 @@ def test_serving_cannot_seal(connect: Connect) -> None:
             connect(Duty.SERVING).execute(statement.format(sql.Identifier(table)))
     with pytest.raises(errors.InsufficientPrivilege):
         connect(Duty.SERVING).execute("DELETE FROM audit_unsealed")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT FROM audit_sealing FOR UPDATE",
+        "SELECT FROM audit_sealing FOR KEY SHARE",
+        "DO 'BEGIN LOCK TABLE audit_sealing IN ACCESS SHARE MODE; END'",
+        "DO 'BEGIN LOCK TABLE audit_seals IN ACCESS SHARE MODE; END'",
+        "INSERT INTO audit_sealing VALUES (1)",
+    ],
+)
+def test_serving_cannot_hold_sealing_up(connect: Connect, statement: str) -> None:
+    with pytest.raises(errors.InsufficientPrivilege):
+        connect(Duty.SERVING).execute(statement)
 
 
 def test_granting_takes_what_a_duty_does_not_need(

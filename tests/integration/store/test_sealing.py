@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
+from sqlalchemy import text
 
 from pourtier_grpc.compliance import sealing
 from pourtier_grpc.compliance.evidence import Kind, verify
@@ -171,6 +172,7 @@ class TestTheQueue:
         assert (len(log.seals()), log.waiting()) == (2, 1)
 
     def test_while_one_seals_another_does_nothing(self, log: Log) -> None:
+        log.sealer.seal()  # the lock is there from then on
         log.add(2)
         with log.database.transaction() as tx:
             assert seals.try_lock(tx)
@@ -178,6 +180,30 @@ class TestTheQueue:
             assert log.seals() == []
         log.seal()
         assert len(log.seals()) == 2
+
+    def test_the_lock_is_made_where_it_is_missing_and_is_no_advisory_one(
+        self, log: Log
+    ) -> None:
+        held = "SELECT count(*) AS n FROM pg_locks WHERE locktype = 'advisory' AND"
+        held += " database = (SELECT oid FROM pg_database"
+        held += " WHERE datname = current_database())"
+        log.sql.run("DELETE FROM audit_sealing")
+        for _ in range(2):
+            with log.database.transaction() as tx:
+                assert seals.try_lock(tx)
+                assert log.sql.one(held)["n"] == 0
+                tx.commit()
+        assert log.sql.run("SELECT id FROM audit_sealing") == [{"id": 1}]
+
+    def test_the_log_is_not_read_for_what_waits(self, log: Log) -> None:
+        log.sql.run("ALTER TABLE audit_unsealed SET (autovacuum_enabled = false)")
+        log.fill(3000)
+        with log.database.transaction() as tx:
+            seals.waiting(tx, 1)
+            explain = text(f"EXPLAIN {seals.WAITING}")
+            plan = [row[0] for row in tx.run(explain, {"limit": 1000})]
+        assert not [line for line in plan if "Seq Scan on audit_events" in line], plan
+        assert not [line for line in plan if "Hash" in line or "Merge" in line], plan
 
 
 class TestRaces:
@@ -230,6 +256,14 @@ class TestCheckpoints:
         log.seal()
         assert [made["seq"] for made in log.checkpoints()] == [1, 2]
         log.clock.move(minutes=5)
+        log.seal()
+        assert [made["seq"] for made in log.checkpoints()] == [1, 2]
+
+    def test_one_by_a_clock_that_was_ahead_holds_none_up(self, log: Log) -> None:
+        log.clock.move(days=1)
+        log.sealed(1)
+        log.clock.move(days=-1)
+        log.add(1)
         log.seal()
         assert [made["seq"] for made in log.checkpoints()] == [1, 2]
 

@@ -128,6 +128,14 @@ class TestKeySet:
         assert list(found) == [KEY.key_id]
         assert evidence.verify(SIGNED, Kind.RECEIPT, found) == BODY
 
+    def test_a_key_under_the_id_of_another_is_refused(self) -> None:
+        other = Ed25519PrivateKey.generate().public_key()
+        jwks = {
+            "keys": [{**key_files.okp(other.public_bytes_raw()), "kid": KEY.key_id}]
+        }
+        with pytest.raises(EvidenceError, match="an id that is not its own"):
+            evidence.keys_of(jwks)
+
     @pytest.mark.parametrize(
         "text",
         [

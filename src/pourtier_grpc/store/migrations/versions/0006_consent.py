@@ -33,7 +33,8 @@ STATEMENTS = (
         ON legal_documents (publish_time, document_id)
     """,
     """
-    CREATE FUNCTION refuse_document_change() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE FUNCTION refuse_document_change() RETURNS trigger LANGUAGE plpgsql
+        SET search_path = pg_catalog, pg_temp AS $$
     BEGIN
         IF OLD.withdraw_time IS NULL
             AND to_jsonb(NEW) - 'withdraw_time' = to_jsonb(OLD) - 'withdraw_time'
@@ -89,15 +90,47 @@ STATEMENTS = (
         FOR EACH ROW EXECUTE FUNCTION refuse_change()
     """,
     "ALTER TABLE signing_keys ADD COLUMN public_key bytea",
-    "CREATE TABLE audit_unsealed (event_id uuid PRIMARY KEY)",
     """
-    CREATE FUNCTION queue_for_sealing() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE FUNCTION refuse_key_change() RETURNS trigger LANGUAGE plpgsql
+        SET search_path = pg_catalog, pg_temp AS $$
     BEGIN
-        INSERT INTO audit_unsealed (event_id) VALUES (NEW.event_id);
+        IF NEW.key_id = OLD.key_id AND NEW.use = OLD.use
+            AND NEW.algorithm = OLD.algorithm AND NEW.create_time = OLD.create_time
+            AND NEW.public_key IS NOT DISTINCT FROM OLD.public_key
+        THEN
+            RETURN NEW;
+        END IF;
+        RAISE EXCEPTION 'a key is what it is; only its state changes'
+            USING ERRCODE = 'insufficient_privilege';
+    END
+    $$
+    """,
+    """
+    CREATE TRIGGER signing_keys_unchanged BEFORE UPDATE ON signing_keys
+        FOR EACH ROW EXECUTE FUNCTION refuse_key_change()
+    """,
+    """
+    CREATE TRIGGER signing_keys_no_delete BEFORE DELETE ON signing_keys
+        FOR EACH ROW EXECUTE FUNCTION refuse_change()
+    """,
+    """
+    CREATE TRIGGER signing_keys_no_truncate BEFORE TRUNCATE ON signing_keys
+        FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()
+    """,
+    "CREATE TABLE audit_unsealed (event_id uuid PRIMARY KEY)",
+    # As the owner, on the table that is meant: whoever adds an event can neither queue
+    # anything else nor have it queued in a table of their own.
+    """
+    CREATE FUNCTION queue_for_sealing() RETURNS trigger LANGUAGE plpgsql
+        SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+    BEGIN
+        INSERT INTO public.audit_unsealed (event_id) VALUES (NEW.event_id);
         RETURN NULL;
     END
     $$
     """,
+    # It is asked for when a trigger is made, of which there is to be no other.
+    "REVOKE EXECUTE ON FUNCTION queue_for_sealing() FROM PUBLIC",
     """
     CREATE TRIGGER audit_events_to_seal AFTER INSERT ON audit_events
         FOR EACH ROW EXECUTE FUNCTION queue_for_sealing()
@@ -105,6 +138,8 @@ STATEMENTS = (
     # After the trigger, for which every insert under way is waited for: an event is
     # either seen here or queued by it.
     "INSERT INTO audit_unsealed SELECT event_id FROM audit_events",
+    "CREATE TABLE audit_sealing (id smallint PRIMARY KEY CHECK (id = 1))",
+    "INSERT INTO audit_sealing VALUES (1)",
     """
     CREATE TABLE audit_seals (
         seq bigint PRIMARY KEY,
