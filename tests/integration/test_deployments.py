@@ -284,7 +284,7 @@ class TestScreeningList:
             assert eventually(lambda: told() == ["WALLET_SCREENED"], within=4)
             file.write_text("nonsense\n")
             assert not eventually(lambda: told() == [], within=3)
-            file.write_text("# nobody\n")
+            file.write_text("# empty\n")
             assert eventually(lambda: told() == [], within=4)
 
     def test_a_mistyped_address_stops_the_start(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, timedelta
 from typing import Any
 
@@ -20,6 +21,7 @@ from support.callers import Person, admin, api_key, person
 from support.legal import PRIVACY, RISK, TERMS, publish
 from support.service import Service
 from support.threads import reasons, successes, together
+from support.waiting import eventually
 
 CONTENT = "# Terms\r\n\nünïcödé 🦊\u2028end\n"
 UNKNOWN = "019a0000-0000-7000-8000-000000000000"
@@ -181,6 +183,28 @@ class TestPublish:
     def test_a_time_that_has_passed_means_from_now_on(self, own: Service) -> None:
         document = post(own, admin(own), effective_time=stamp(own, days=-1))
         assert document.status == legal.IN_FORCE
+        assert document.effective_time == document.publish_time
+
+    def test_the_moment_is_that_of_being_admitted(self, own: Service) -> None:
+        document = publish(own, version="0.9")
+        admin(own)
+        hold, let_go = "SELECT FROM users FOR UPDATE", "ROLLBACK"
+        waiting = "SELECT pid FROM pg_locks WHERE NOT granted"
+        waiting += " AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+        for act in (publish, lambda _: legal.withdraw(own, document)):
+            with ThreadPoolExecutor(1) as pool:
+                own.sql.run("BEGIN")
+                own.sql.run(hold)
+                acting = pool.submit(act, own)
+                assert eventually(lambda: bool(own.sql.run(waiting)))
+                own.clock.move(seconds=7)
+                own.sql.run(let_go)
+                acting.result(10)
+        published = own.clock.now() - timedelta(seconds=7)
+        (new,) = (d for d in listed(own).documents if d.version == "1.0")
+        assert new.publish_time.ToDatetime(UTC) == published
+        withdrawn = get(own, document.document_id)
+        assert withdrawn.withdraw_time.ToDatetime(UTC) == own.clock.now()
 
     def test_neither_users_nor_services_publish(self, own: Service) -> None:
         with refusal("PERMISSION_DENIED", StatusCode.PERMISSION_DENIED):

@@ -39,7 +39,10 @@ HEADING = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A text before it is published. `effective_time` None is the moment of it."""
+    """A text before it is published.
+
+    `effective_time` None, or before that moment, is the moment of it.
+    """
 
     type: DocumentType.ValueType
     version: str
@@ -72,10 +75,11 @@ class Documents:
 
         Raises DOCUMENT_ALREADY_PUBLISHED, and what `Admission.admit` raises.
         """
-        now = self._clock.now()
-        new = _new(draft, now)
         with self._database.transaction() as tx:
             self._admission.admit(tx, act)
+            # Who is admitted may have waited for others.
+            now = self._clock.now()
+            new = _new(draft, now)
             document = document_rows.insert(tx, new, now)
             if document is None:
                 raise PourtierError(
@@ -100,9 +104,9 @@ class Documents:
         What was accepted before stays accepted. False where it was taken back already.
         Raises DOCUMENT_NOT_FOUND, and what `Admission.admit` raises.
         """
-        now = self._clock.now()
         with self._database.transaction() as tx:
             self._admission.admit(tx, act)
+            now = self._clock.now()
             document = document_rows.find_many(tx, [document_id], now).get(document_id)
             if document is None:
                 raise not_found(document_id)
@@ -220,5 +224,5 @@ def _new(draft: Draft, now: datetime) -> NewDocument:
         title=draft.title,
         content=draft.content,
         content_sha256=hashlib.sha256(draft.content).digest(),
-        effective_time=draft.effective_time or now,
+        effective_time=max(draft.effective_time or now, now),
     )

@@ -2,13 +2,16 @@
 
 Some stand in a setting, some in a file that somebody else keeps up to date. The file is
 read again every second, whole, so that it does not matter how it was replaced. What
-cannot be used is never taken: the process goes on with the list that it had.
+cannot be used is never taken: the process goes on with the list that it had. Nor is
+what looks like a file that lost its content: one whose last line has no end, or one
+that has no address any more and does not say by a line `# empty` that this is meant.
 
 No error and no log line quotes an address of a list; they name its place.
 """
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,6 +26,7 @@ SETTING = "SCREENED_WALLETS"
 FILE_SETTING = "SCREENED_WALLETS_FILE"
 # Some 90,000 addresses.
 MAX_FILE_BYTES = 4 * 1024 * 1024
+MEANT_EMPTY = re.compile(rb"^[ \t]*#[ \t]*empty[ \t\r]*$", re.MULTILINE)
 
 _log = structlog.get_logger("pourtier.screening")
 
@@ -41,7 +45,8 @@ class Screening:
         self._fixed = _checked(places, frozenset())
         self._file = file
         self._taken = b"" if file is None else _read(file)
-        self._screened = self._with_file(self._taken, known=frozenset())
+        self._listed = self._of_file(self._taken, known=frozenset())
+        self._screened = self._fixed | self._listed
         self._seen = self._taken
         self._judged = self._taken
         self._refused: str | None = None
@@ -85,13 +90,26 @@ class Screening:
         elif settled and content != self._judged:
             self._judged = content
             # What was good before is not checked again: a check takes some 70 µs.
-            self._screened = self._with_file(content, known=self._screened)
+            listed = self._of_file(content, known=self._screened)
+            if self._listed and not listed and not MEANT_EMPTY.search(content):
+                raise ConfigError(
+                    f"{FILE_SETTING}={self._file} has no address any more: if that is "
+                    "meant, it must have a line `# empty`"
+                )
+            self._take(listed)
             self._taken, self._refused = content, None
-            _log.info("took new screened wallets", count=len(self._screened))
 
-    def _with_file(self, content: bytes, known: frozenset[str]) -> frozenset[str]:
-        places = _lines(f"{FILE_SETTING}={self._file}", content)
-        return self._fixed | _checked(places, known)
+    def _take(self, listed: frozenset[str]) -> None:
+        before = len(self._screened)
+        self._listed, self._screened = listed, self._fixed | listed
+        count = len(self._screened)
+        log = _log.warning if count < before else _log.info
+        log("took new screened wallets", count=count, before=before)
+
+    def _of_file(self, content: bytes, known: frozenset[str]) -> frozenset[str]:
+        if self._file is None:
+            return frozenset()
+        return _checked(_lines(f"{FILE_SETTING}={self._file}", content), known)
 
 
 def _read(file: Path) -> bytes:
@@ -115,6 +133,8 @@ def _lines(name: str, content: bytes) -> Iterator[tuple[str, str]]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(f"{name} is not UTF-8") from None
+    if not text.endswith("\n"):
+        raise ConfigError(f"{name} does not end with the end of a line: is it whole?")
     for number, line in enumerate(text.split("\n"), start=1):
         if address := line.partition("#")[0].strip():
             yield f"{name}, line {number},", address

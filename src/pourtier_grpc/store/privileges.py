@@ -17,11 +17,34 @@ from pourtier_grpc.expected import ExpectedError
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.tables import VERSION_TABLE
 
-_OWNS = text(
-    "SELECT rolsuper OR pg_has_role(oid, (SELECT relowner FROM pg_class"
-    " WHERE oid = 'audit_events'::regclass), 'USAGE')"
-    " FROM pg_roles WHERE rolname = :role"
-)
+# Whoever is a member can become the owner, whether it inherits or not.
+_OWNS = text("""
+    SELECT rolsuper OR EXISTS (
+        SELECT FROM (
+            SELECT relowner FROM pg_class
+            WHERE relnamespace = 'public'::regnamespace
+            UNION SELECT proowner FROM pg_proc
+            WHERE pronamespace = 'public'::regnamespace
+            UNION SELECT nspowner FROM pg_namespace WHERE nspname = 'public'
+            UNION SELECT datdba FROM pg_database WHERE datname = current_database()
+        ) AS owners (owner)
+        WHERE pg_has_role(pg_roles.oid, owner, 'MEMBER')
+    )
+    FROM pg_roles WHERE rolname = :role
+""")
+# What a role may do as another of which it is a member, or as everybody.
+_BEYOND = text("""
+    SELECT name, privilege
+    FROM unnest(CAST(:names AS text[]), CAST(:privileges AS text[]))
+        AS unwanted (name, privilege)
+    WHERE EXISTS (
+        SELECT FROM pg_roles
+        WHERE pg_has_role(CAST(:role AS name), oid, 'MEMBER')
+            AND has_table_privilege(oid, quote_ident(name), privilege)
+    )
+    LIMIT 1
+""")
+CHANGING = ("INSERT", "UPDATE", "DELETE", "TRUNCATE", "TRIGGER")
 READ = ("SELECT",)
 ADD = ("SELECT", "INSERT")
 CHANGE = ("SELECT", "INSERT", "UPDATE")
@@ -74,8 +97,10 @@ class GrantError(ExpectedError):
 def grant(database: Database, duty: Duty, role: str) -> None:
     """Gives a role what its duty needs on these tables, and takes all else from it.
 
-    The caller owns the tables. Raises GrantError where the role does not exist, or is
-    the owner, and what every statement raises.
+    The caller owns the tables. Raises GrantError where the role does not exist, where
+    it can act as their owner, or the schema's or the database's, and where it could
+    still change a table in a way that its duty does not need; nothing is granted then.
+    Raises what every statement raises, too.
     """
     with database.transaction() as tx:
         _refuse_owner(tx, role)
@@ -87,6 +112,7 @@ def grant(database: Database, duty: Duty, role: str) -> None:
                 words = sql.SQL(privilege)
                 granting = sql.SQL("GRANT {} ON {} TO {}")
                 _run(tx, granting.format(words, name, grantee))
+        _refuse_beyond(tx, duty, role)
         tx.commit()
 
 
@@ -101,4 +127,25 @@ def _refuse_owner(tx: Transaction, role: str) -> None:
     if owns is None:
         raise GrantError(f"there is no role {role}: CREATE ROLE first")
     if owns:
-        raise GrantError(f"{role} owns the tables: a role of its own is needed")
+        raise GrantError(
+            f"{role} owns the tables, their schema or the database, or is a member of"
+            " a role that does: a role of its own is needed"
+        )
+
+
+def _refuse_beyond(tx: Transaction, duty: Duty, role: str) -> None:
+    """A role could undo evidence by what it has through others."""
+    unwanted = [
+        (table, privilege)
+        for table, privileges in PRIVILEGES[duty].items()
+        for privilege in CHANGING
+        if privilege not in privileges
+    ]
+    names, privileges = zip(*unwanted, strict=True)
+    values = {"role": role, "names": list(names), "privileges": list(privileges)}
+    found = tx.run(_BEYOND, values).first()
+    if found is not None:
+        raise GrantError(
+            f"{role} may {found.privilege} on {found.name} through another role, or as"
+            " everybody may: take that away first"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import LiteralString
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -209,6 +210,62 @@ def test_granting_takes_what_a_duty_does_not_need(
     grant(database, Duty.SERVING, "test_serving")
     with pytest.raises(errors.InsufficientPrivilege):
         serving.execute("SELECT count(*) FROM audit_seals")
+
+
+@pytest.mark.parametrize(
+    ("done", "undone", "why"),
+    [
+        ("GRANT {owner} TO {role} WITH INHERIT FALSE", "", "owns the tables"),
+        (
+            "ALTER DATABASE {database} OWNER TO {role}",
+            "ALTER DATABASE {database} OWNER TO {owner}",
+            "owns the tables",
+        ),
+        (
+            "ALTER SCHEMA public OWNER TO {role}",
+            "ALTER SCHEMA public OWNER TO pg_database_owner",
+            "owns the tables",
+        ),
+        ("GRANT pg_write_all_data TO {role}", "", "through another role"),
+        (
+            "GRANT pg_write_all_data TO {role} WITH INHERIT FALSE",
+            "",
+            "through another role",
+        ),
+        (
+            "GRANT DELETE ON audit_personal TO PUBLIC",
+            "REVOKE DELETE ON audit_personal FROM PUBLIC",
+            "may DELETE on audit_personal",
+        ),
+    ],
+)
+@pytest.mark.parametrize("duty", Duty)
+def test_a_role_that_could_undo_evidence_by_other_means_is_refused(
+    database: Database,
+    database_url: str,
+    duty: Duty,
+    done: LiteralString,
+    undone: LiteralString,
+    why: str,
+) -> None:
+    parts, role = urlsplit(database_url), sql.Identifier("test_beyond")
+    names = {
+        "role": role,
+        "owner": sql.Identifier(parts.username or "postgres"),
+        "database": sql.Identifier(parts.path.removeprefix("/")),
+    }
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute(sql.SQL("CREATE ROLE {}").format(role))
+        try:
+            owner.execute(sql.SQL(done).format(**names))
+            with pytest.raises(GrantError, match=why):
+                grant(database, duty, "test_beyond")
+            query = "SELECT FROM information_schema.role_table_grants"
+            query += " WHERE grantee = 'test_beyond' AND table_name = 'users'"
+            assert owner.execute(query).fetchall() == []
+        finally:
+            owner.execute(sql.SQL(undone).format(**names))
+            owner.execute(sql.SQL("DROP ROLE {}").format(role))
 
 
 def test_a_role_that_is_not_there_or_owns_the_tables_is_refused(

@@ -73,7 +73,7 @@ class TestWho:
     def test_a_file_has_comments_empty_lines_and_any_line_ends(
         self, file: Path
     ) -> None:
-        lines = [f"# {THIRD}", "", f"  {ONE}\t# since May", f"{OTHER}"]
+        lines = [f"# {THIRD}", "", f"  {ONE}\t# since May", f"{OTHER}", ""]
         file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
         made = Screening(addresses=(), file=file)
         assert made.is_screened([ONE])
@@ -108,6 +108,14 @@ class TestStart:
         monkeypatch.setattr(screening, "MAX_FILE_BYTES", 4)
         file.write_text("#####")
         assert refusal(file=file) == f"{name} is longer than 4 bytes"
+
+    @pytest.mark.parametrize("content", ["", ONE, f"{ONE}\n{OTHER}", f"{ONE}\n#"])
+    def test_a_file_that_may_have_been_cut_stops_it(
+        self, file: Path, content: str
+    ) -> None:
+        file.write_text(content)
+        said = refusal(file=file)
+        assert said.endswith("does not end with the end of a line: is it whole?")
 
     def test_the_setting_is_a_list_with_commas(
         self, monkeypatch: pytest.MonkeyPatch, file: Path
@@ -166,6 +174,39 @@ class TestFollowing:
         refreshed(made)
         assert made.is_screened([OTHER])
         assert not made.is_screened([ONE])
+
+    @pytest.mark.parametrize(
+        ("content", "why"),
+        [
+            ("", "end of a line"),
+            (f"{ONE}", "end of a line"),
+            ("\n", "no address any more"),
+            ("# nothing\n", "no address any more"),
+            (f"# {ONE}\n", "no address any more"),
+        ],
+    )
+    def test_a_list_that_lost_its_content_is_not_taken(
+        self, made: Screening, file: Path, logs: list[Any], content: str, why: str
+    ) -> None:
+        file.write_text(content)
+        refreshed(made)
+        assert made.is_screened([ONE])
+        (said,) = logs
+        assert said["event"] == "kept the old screened wallets"
+        assert why in said["reason"]
+
+    def test_a_list_that_shrinks_is_told_of_and_may_say_that_it_is_empty(
+        self, made: Screening, file: Path, logs: list[Any]
+    ) -> None:
+        file.write_text(f"{ONE}\n{OTHER}\n")
+        refreshed(made)
+        for content in (f"{ONE}\n", "# empty\n"):
+            file.write_text(content)
+            refreshed(made)
+        assert not made.is_screened([ONE, OTHER])
+        assert made.is_screened([THIRD])
+        told = [(each["log_level"], each["before"], each["count"]) for each in logs]
+        assert told == [("info", 2, 3), ("warning", 3, 2), ("warning", 2, 1)]
 
     def test_the_same_fault_is_said_again_after_it_was_mended(
         self, made: Screening, file: Path, logs: list[Any]
