@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from uuid import UUID
 
@@ -22,11 +23,13 @@ from pourtier_grpc.compliance.sealing import Sealer
 from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.store.keys import KeyUse
+from pourtier_grpc.store.privileges import Duty
 from support import tokens
 from support.commands import ROOT, SCRIPT, environment, run
 from support.json_api import JsonApi, answered, refused
 from support.servers import Databases
 from support.stack import Stack, stack
+from support.stack import running as stack_on
 from support.waiting import eventually
 
 ME = "/api/users/me"
@@ -51,6 +54,11 @@ def commands(*titles: str) -> str:
 def running(databases: Databases, redis_url: str) -> Iterator[Stack]:
     with stack(databases, redis_url) as made:
         yield made
+
+
+def working(url: str, redis_url: str) -> AbstractContextManager[Stack]:
+    """Everything, by the role of a worker: it may see how the log is sealed."""
+    return stack_on(url, redis_url, duty=Duty.WORKING)
 
 
 def follow(running: Stack, *titles: str) -> subprocess.CompletedProcess[str]:
@@ -226,12 +234,17 @@ def test_every_setting_of_the_document_is_one() -> None:
     assert {name.lower() for name in names} <= set(Settings.model_fields)
 
 
-def test_the_runbooks_extract_of_the_sealed_log_holds(running: Stack) -> None:
-    parts = running.server._parts
-    sealer = Sealer(database=parts.database, keyring=parts.keyring, clock=parts.clock)
-    running.public.register(DevWallet.generate())
-    sealer.seal()
-    done = follow(running, "Verifying the audit log", "Giving a part of it away")
+def test_the_runbooks_extract_of_the_sealed_log_holds(
+    databases: Databases, redis_url: str
+) -> None:
+    with databases.fresh() as url, working(url, redis_url) as running:
+        parts = running.server._parts
+        sealer = Sealer(
+            database=parts.database, keyring=parts.keyring, clock=parts.clock
+        )
+        running.public.register(DevWallet.generate())
+        sealer.seal()
+        done = follow(running, "Verifying the audit log", "Giving a part of it away")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("whole: ")
     assert "\nholds\nuser    " in done.stdout

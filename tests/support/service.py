@@ -53,11 +53,13 @@ def service(databases: Databases, **changes: Any) -> Iterator[Service]:
 
 
 @contextmanager
-def running(database_url: str, **changes: Any) -> Iterator[Service]:
-    """A service on a database that is there."""
+def running(
+    database_url: str, duty: Duty = Duty.SERVING, **changes: Any
+) -> Iterator[Service]:
+    """A service on a database that is there, by the role of a duty."""
     with state_folder() as folder:
         values = {
-            "database_url": as_role(database_url, Duty.SERVING),
+            "database_url": as_role(database_url, duty),
             "pourtier_data_dir": folder,
             "grpc_listen": ("127.0.0.1:0",),
             "grpc_unix_socket": folder / "grpc-0.sock",
