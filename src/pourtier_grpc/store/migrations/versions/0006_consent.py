@@ -138,8 +138,8 @@ STATEMENTS = (
     # After the trigger, for which every insert under way is waited for: an event is
     # either seen here or queued by it.
     "INSERT INTO audit_unsealed SELECT event_id FROM audit_events",
+    # The first who seals adds its one row.
     "CREATE TABLE audit_sealing (id smallint PRIMARY KEY CHECK (id = 1))",
-    "INSERT INTO audit_sealing VALUES (1)",
     """
     CREATE TABLE audit_seals (
         seq bigint PRIMARY KEY,
