@@ -61,7 +61,13 @@ def environment(database_url: str, folder: Path) -> Environment:
 @contextmanager
 def serving(environment: dict[str, str], folder: Path) -> Iterator[ChildProcess]:
     child = ChildProcess(
-        "the service", SERVE, log=folder / "log", cwd=Path.cwd(), env=environment
+        "the service",
+        SERVE,
+        log=folder / "log",
+        cwd=Path.cwd(),
+        env=environment,
+        # Longer than it lets calls end by default, which the platform's file leaves.
+        grace=40,
     )
     listen = environment.get("GRPC_LISTEN") or environment["POURTIER_GRPC_PORT"]
     target = f"127.0.0.1:{listen.rpartition(':')[2]}"
