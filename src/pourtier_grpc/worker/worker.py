@@ -15,15 +15,10 @@ from pourtier.v1 import (
     user_service_pb2,
 )
 from pourtier_grpc.config import Settings
-from pourtier_grpc.measuring import Measuring
-from pourtier_grpc.periodic import GAUGE_SECONDS, KEY_SECONDS, Periodic, stop_all
-from pourtier_grpc.readiness import Readiness
-from pourtier_grpc.telemetry.http_view import HttpView
-from pourtier_grpc.telemetry.metrics import Metrics
-from pourtier_grpc.telemetry.scrape import MetricsPort
+from pourtier_grpc.periodic import Periodic, stop_all
 from pourtier_grpc.telemetry.shared import Place
 from pourtier_grpc.telemetry.worker_metrics import WorkerMetrics
-from pourtier_grpc.wiring import build
+from pourtier_grpc.vitals import Vitals
 from pourtier_grpc.worker.loops import Loop, loops_of
 
 VERSION = importlib.metadata.version("pourtier-grpc")
@@ -45,32 +40,14 @@ class Worker:
         more: Iterable[Loop] = (),
     ) -> None:
         self._settings = settings
-        self._metrics = Metrics()
-        self._parts = build(settings, queries=self._metrics.queries)
-        self._readiness = Readiness(
-            self._parts.database,
-            self._parts.database_clock,
-            self._parts.redis,
-            lambda: self._parts.keyring.signs,
-        )
+        vitals = Vitals(settings)
+        self._metrics, self._parts = vitals.metrics, vitals.parts
+        self._readiness = vitals.readiness
         metrics = WorkerMetrics(self._metrics.registry)
         loops = [*loops_of(self._parts, settings, metrics), *more]
-        self._scrapes = MetricsPort(
-            HttpView(place or self._metrics.registry, services()),
-            host=settings.metrics_host,
-            port=settings.pourtier_metrics_port,
-            among_others=lambda: place is not None and place.bury() > 1,
-        )
-        measuring = Measuring(
-            metrics=self._metrics,
-            database=self._parts.database,
-            clock=self._parts.clock,
-            cutoffs=self._parts.lifetimes.cutoffs,
-            speaks=lambda: self.metrics_port is not None,
-        )
+        self._scrapes = vitals.scrapes(place, services())
         self._periodic = [
-            Periodic("keys", KEY_SECONDS, self._parts.keyring.refresh),
-            Periodic("gauges", GAUGE_SECONDS, measuring.look),
+            *vitals.periodic(self._scrapes),
             *(_periodic(loop, metrics) for loop in loops),
         ]
 
