@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pourtier_grpc.config import Settings
-from pourtier_grpc.config_file import CONFIG_VARIABLE
 from pourtier_grpc.devtools.dev import is_ready
 from pourtier_grpc.devtools.process import ChildProcess
 from pourtier_grpc.store.privileges import Duty
+from support.commands import environment
 from support.ports import free_port
 from support.roles import as_role
 from support.service import ORIGIN, OTHER_ORIGIN
@@ -58,10 +56,7 @@ def serve_process(
         f"server {number}",
         [sys.executable, "-m", "pourtier_grpc", "serve"],
         log=folder / f"serve-{number}.log",
-        env={
-            **_environment(),
-            **{name.upper(): str(value) for name, value in values.items()},
-        },
+        env=environment(**values),
     )
     return ServeProcess(child=child, target=f"127.0.0.1:{port}")
 
@@ -80,10 +75,7 @@ def worker_process(
         f"worker {number}",
         [sys.executable, "-m", "pourtier_grpc", "worker"],
         log=folder / f"worker-{number}.log",
-        env={
-            **_environment(),
-            **{name.upper(): str(value) for name, value in values.items()},
-        },
+        env=environment(**values),
     )
 
 
@@ -107,9 +99,3 @@ def serving(
         with ThreadPoolExecutor(count) as pool:
             list(pool.map(ServeProcess.start, processes))
         yield processes
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment without any setting of the service."""
-    ours = {name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
-    return {name: value for name, value in os.environ.items() if name not in ours}
