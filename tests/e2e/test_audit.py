@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pourtier.v1 import compliance_service_pb2 as pb
 from pourtier_grpc.devtools.wallet import DevWallet
 from support.api import Api
 from support.audit import Log, log_on
@@ -184,6 +185,20 @@ def has_sealed(log: Log, count: int) -> bool:
     return len(log.seals()) >= count
 
 
+def publish(client: Api, url: str, folder: Path) -> tuple[list[str], str]:
+    """The texts that a sign-up must accept, and one that can be accepted later."""
+    where = {"database_url": url, "pourtier_data_dir": folder}
+    assert quickly("legal", "seed", **where).returncode == 0
+    texts = client.call(client.compliance.ListDocuments, pb.ListDocumentsRequest())
+    required = [text.document_id for text in texts.documents]
+    file = folder / "terms.md"
+    file.write_text("# Terms, in other words\n")
+    words = ("--type", "terms-of-service", "--version", "1.1")
+    published = quickly("legal", "publish", file, *words, **where)
+    assert published.returncode == 0, published.stderr
+    return required, published.stdout.strip()
+
+
 @pytest.mark.proof
 @pytest.mark.timeout(900)
 def test_no_acknowledged_event_is_lost_however_often_the_worker_is_killed(
@@ -192,6 +207,7 @@ def test_no_acknowledged_event_is_lost_however_often_the_worker_is_killed(
     kills, writers = rounds(3, 10), rounds(40, 200)
     stop = threading.Event()
     acknowledged: list[str] = []
+    accepted: list[str] = []
 
     with (
         databases.fresh() as url,
@@ -205,12 +221,19 @@ def test_no_acknowledged_event_is_lost_however_often_the_worker_is_killed(
         clients = [Api(server.target) for _ in range(8)]
         for client in clients:
             stack.callback(client.close)
+        required, later = publish(clients[0], url, folder)
 
         def write(number: int) -> None:
             client = clients[number % len(clients)]
             while not stop.is_set():
-                registered = client.register(DevWallet.generate())
-                acknowledged.append(registered.user.user_id)
+                wallet = DevWallet.generate()
+                made = client.register(wallet, accepted_document_ids=required)
+                acknowledged.append(made.user.user_id)
+                request = pb.AcceptDocumentsRequest(document_ids=[later])
+                bearer = made.tokens.access_token
+                call = client.compliance.AcceptDocuments
+                answer = client.call(call, request, bearer=bearer)
+                accepted.append(answer.acceptances[0].acceptance_id)
                 # All of them at once, again and again, but not without a pause.
                 stop.wait(random.uniform(0, 2))  # noqa: S311 - nothing depends on it
 
@@ -237,6 +260,13 @@ def test_no_acknowledged_event_is_lost_however_often_the_worker_is_killed(
         )
         assert len(acknowledged) >= writers
         assert {row["user_id"] for row in sealed} >= set(acknowledged)
+        kept = log.sql.run(
+            "SELECT acceptance_id::text FROM document_acceptances JOIN audit_events"
+            " ON acceptance_id::text = convert_from(body, 'UTF8')::jsonb"
+            " #>> '{details,acceptance_id}' JOIN audit_seals USING (event_id)"
+        )
+        assert {row["acceptance_id"] for row in kept} >= set(accepted)
+        assert len(kept) >= len(acknowledged) * len(required) + len(accepted)
         log.assert_whole()
         # The file is complete when every checkpoint is in it.
         assert eventually(
@@ -246,6 +276,7 @@ def test_no_acknowledged_event_is_lost_however_often_the_worker_is_killed(
         done = quickly("audit", "verify", database_url=url, pourtier_data_dir=folder)
         assert done.returncode == 0, done.stderr
         tell(
-            f"{writers} writers, {len(acknowledged)} acknowledged, {kills} kills,"
+            f"{writers} writers, {len(acknowledged)} sign-ups and {len(accepted)}"
+            f" acceptances besides acknowledged, {kills} kills,"
             f" nothing unsealed after {seconds:.1f} s; {done.stdout.splitlines()[0]}"
         )
