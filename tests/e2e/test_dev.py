@@ -13,8 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +33,7 @@ from support.json_api import JsonApi
 from support.ports import free_port
 from support.servers import state_folder
 from support.sql import Sql
+from support.waiting import wait_until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to change users")
 PORTS = (
@@ -47,13 +47,6 @@ EMBEDDED = {"postgres", "redis-server"}
 PATIENCE = 60.0
 # Three starts, and a dozen commands.
 pytestmark = pytest.mark.timeout(6 * PATIENCE)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def _parents() -> dict[int, int]:

@@ -26,6 +26,7 @@ from e2e.edge_rig import (
     services_of,
 )
 from pourtier.v1 import status_service_pb2
+from support.waiting import wait_until
 
 ME = "/pourtier.v1.UserService/GetMe"
 LOGIN = "/pourtier.v1.AuthService/Login"
@@ -250,14 +251,14 @@ class TestErrors:
     def test_no_endpoint(self, edge: Edge, service: Service) -> None:
         service.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
-            edge.wait_until(lambda: edge.public.get("/health").status_code == 503)
+            wait_until(lambda: edge.public.get("/health").status_code == 503)
             answer = edge.public.get("/health")
             body = assert_error(answer, 503, 14, "SERVICE_UNAVAILABLE")
             assert body["details"][1]["retry_delay"] == "1s"
             assert answer.headers["retry-after"] == "1"
         finally:
             service.health.set("", health_pb2.HealthCheckResponse.SERVING)
-            edge.wait_until(lambda: edge.public.get("/health").status_code == 200)
+            wait_until(lambda: edge.public.get("/health").status_code == 200)
 
 
 class TestPaths:

@@ -28,6 +28,7 @@ from e2e.edge_rig import (
 )
 from pourtier.v1 import auth_service_pb2
 from support import http2
+from support.waiting import wait_until
 
 ME = "/pourtier.v1.UserService/GetMe"
 LOGIN = "/pourtier.v1.AuthService/Login"
@@ -140,7 +141,7 @@ class TestHeaders:
         address = edge.settings.public
         with socket.create_connection((address.host, address.port)) as caller:
             caller.sendall(_http2_call(LOGIN, (name, value)))
-            edge.wait_until(lambda: bool(service.calls))
+            wait_until(lambda: bool(service.calls))
         # grpcio would refuse that name in every later call of the connection.
         channel = edge.channel(edge.settings.public)
         for _ in range(20):
@@ -384,7 +385,7 @@ class TestGrpcWeb:
             service.answers["Login"] = after(release)
             with ThreadPoolExecutor(1) as pool:
                 first = pool.submit(web, edge, LOGIN)
-                edge.wait_until(
+                wait_until(
                     lambda: [call.method for call in service.calls][-1:] == ["Login"]
                 )
                 refused = web(edge, LOGIN)
