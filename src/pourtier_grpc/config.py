@@ -22,6 +22,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from pourtier_grpc import failpoints
 from pourtier_grpc.config_file import ConfigError, FileSource, read_file
 
 __all__ = ["ConfigError", "Settings", "is_loopback", "load"]
@@ -121,6 +122,8 @@ class Settings(BaseSettings):
     trusted_proxies: int = Field(default=0, ge=0, le=16)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    # Where a test has the process killed.
+    failpoints: Annotated[tuple[str, ...], NoDecode] = ()
 
     @classmethod
     def settings_customise_sources(
@@ -135,7 +138,11 @@ class Settings(BaseSettings):
         return init_settings, env_settings, FileSource(settings_cls)
 
     @field_validator(
-        "allowed_origins", "grpc_listen", "screened_wallets", mode="before"
+        "allowed_origins",
+        "failpoints",
+        "grpc_listen",
+        "screened_wallets",
+        mode="before",
     )
     @classmethod
     def _split_commas(cls, value: object) -> object:
@@ -172,6 +179,12 @@ class Settings(BaseSettings):
                     "GRPC_UNIX_SOCKET)"
                 )
         return addresses
+
+    @field_validator("failpoints")
+    @classmethod
+    def _check_failpoints(cls, points: tuple[str, ...]) -> tuple[str, ...]:
+        failpoints.read(points)
+        return points
 
     @field_validator("env", mode="before")
     @classmethod
@@ -326,6 +339,8 @@ class Settings(BaseSettings):
         ]
         if self.database_url is None:
             sentences.append("DATABASE_URL is not set")
+        if self.failpoints:
+            sentences.append("FAILPOINTS would have the process killed")
         return sentences
 
 

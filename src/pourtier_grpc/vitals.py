@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from google.protobuf.descriptor import ServiceDescriptor
 
+from pourtier_grpc import failpoints
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.config import Settings
 from pourtier_grpc.measuring import Measuring
@@ -28,6 +29,8 @@ class Vitals:
         self._settings = settings
         self.metrics = Metrics()
         self.parts = build(settings, clock, self.metrics.queries)
+        # What is unsafe in production has stopped the start by here.
+        failpoints.arm(settings.failpoints)
         self.readiness = Readiness(
             self.parts.database,
             self.parts.database_clock,

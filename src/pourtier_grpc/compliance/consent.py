@@ -19,6 +19,7 @@ from pourtier_grpc.clock import Clock
 from pourtier_grpc.compliance.documents import described, missing_names, not_found
 from pourtier_grpc.compliance.receipts import Receipts
 from pourtier_grpc.errors import ErrorReason, PourtierError
+from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.store import acceptances as acceptance_rows
 from pourtier_grpc.store import documents as document_rows
 from pourtier_grpc.store import outbox, pages
@@ -84,7 +85,9 @@ class Consent:
             if new:
                 self._add(tx, user, caller.session_id, new, client)
                 known |= acceptance_rows.of_documents(tx, caller.user_id, new)
+                reach(Failpoint.ACCEPTANCE_WRITTEN)
                 tx.commit()
+                reach(Failpoint.ACCEPTANCE_COMMITTED)
         return [known[each] for each in ids]
 
     def accept_all_required(

@@ -18,6 +18,7 @@ from pourtier_grpc.auth.keyring import Keyring
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.compliance.evidence import Kind, sign
 from pourtier_grpc.expected import ExpectedError
+from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.store import seals
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.seals import Checkpoint, Seal, Waiting
@@ -61,6 +62,7 @@ class Sealer:
         with self._database.transaction() as tx:
             if not seals.try_lock(tx):
                 return False
+            reach(Failpoint.SEALING_LOCKED)
             head = seals.newest(tx)
             covered = seals.newest_checkpoint(tx)
             _require_agreement(tx, covered)
@@ -68,7 +70,9 @@ class Sealer:
             batch = seals.waiting(tx, room)
             head = _append(tx, head, batch)
             self._cover(tx, head, covered)
+            reach(Failpoint.SEALING_WRITTEN)
             tx.commit()
+            reach(Failpoint.SEALING_COMMITTED)
         return len(batch) == room
 
     def _cover(
