@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from pourtier_grpc.config import Settings, load
@@ -23,6 +24,10 @@ from support.roles import as_role
 from support.servers import Databases, postgres, redis, state_folder
 
 ORIGIN = "https://app.example.com"
+
+# How long an example takes says something of the machine, not of the code.
+hypothesis.settings.register_profile("steady", deadline=None)
+hypothesis.settings.load_profile("steady")
 
 # Found before any test changes the environment.
 EXTERNAL_DATABASE = os.environ.get("DATABASE_URL")

@@ -177,10 +177,16 @@ def _fault(policy: MethodPolicy, descriptor: MethodDescriptor) -> str | None:
     if violations := collect_violations(policy):
         return f"breaks its rules: {violations[0].proto.message}"
     public = any(access.HasField("public") for access in policy.allow)
-    if public and len(policy.allow) > 1:
-        return "lets in everybody and others"
-    if policy.reads_bearer and not public:
-        return "has reads_bearer, which only a public method needs"
+    contradictions = {
+        "lets in everybody and others": public and len(policy.allow) > 1,
+        "has reads_bearer, which only a public method needs": policy.reads_bearer
+        and not public,
+        "takes idempotency keys, which are a known caller's": policy.idempotency_key
+        and public,
+    }
+    for sentence, contradicts in contradictions.items():
+        if contradicts:
+            return sentence
     for access in policy.allow:
         if access.HasField("self"):
             named = access.self.field

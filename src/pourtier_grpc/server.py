@@ -154,6 +154,7 @@ class Server:
         )
         chain = interceptors(
             authenticator=self._parts.authenticator,
+            clock=self._parts.clock,
             call_timeout_seconds=settings.call_timeout_seconds,
             max_request_bytes=settings.max_request_bytes,
             observers=seen,

@@ -31,15 +31,6 @@ def locked_users(running: Stack) -> Iterator[None]:
         yield
 
 
-def waiting_for_locks(running: Stack) -> int:
-    """How many statements of the service wait for a lock."""
-    query = """
-        SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'
-    """
-    return int(running.sql.one(query)["count"])
-
-
 def test_a_defect_tells_nothing_but_its_request_id(
     databases: Databases, redis_url: str
 ) -> None:
@@ -93,7 +84,7 @@ def test_a_deadline_that_passes_in_the_database_is_told(
                 assert answer.status_code == 504
                 refused(answer, "DEADLINE_EXCEEDED")
             # The statements have ended too, and not only their callers' patience.
-            wait_until(lambda: waiting_for_locks(made) == 0)
+            wait_until(lambda: made.sql.waiting_for_locks() == 0)
         me = answered(made.public.call("GET", ME, bearer=bearer))
         assert me["display_name"] == ""
 
@@ -125,7 +116,7 @@ def test_more_work_than_there_is_room_for_is_refused_at_once(
         with ThreadPoolExecutor(6) as pool:
             with locked_users(made):
                 working = pool.submit(rename)
-                wait_until(lambda: waiting_for_locks(made) == 1)
+                wait_until(lambda: made.sql.waiting_for_locks() == 1)
                 others = [pool.submit(rename) for _ in range(5)]
                 wait_until(lambda: sum(other.done() for other in others) == 4)
                 (queued,) = [other for other in others if not other.done()]
@@ -199,7 +190,7 @@ def test_a_slow_caller_does_not_hold_up_a_quick_one(
         with ThreadPoolExecutor(1) as pool:
             with locked_users(made):
                 held = pool.submit(rename)
-                wait_until(lambda: waiting_for_locks(made) == 1)
+                wait_until(lambda: made.sql.waiting_for_locks() == 1)
                 for _ in range(20):
                     assert web.call("GET", ME, bearer=quick).status_code == 200
                 assert not done.is_set()

@@ -16,6 +16,12 @@ TABLES = """
 """
 
 
+WAITING = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+
+
 class Sql:
     """A connection of the test's own, to look behind the service and to meddle."""
 
@@ -59,6 +65,10 @@ class Sql:
     def event_types(self, user_id: str) -> list[str]:
         """The types of a user's outbox events, in their order."""
         return [payload["event_type"] for payload in self.events(user_id)]
+
+    def waiting_for_locks(self) -> int:
+        """How many statements on this database wait for a lock."""
+        return int(self.one(WAITING)["count"])
 
     def close(self) -> None:
         self._connection.close()

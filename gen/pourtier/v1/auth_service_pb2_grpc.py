@@ -215,6 +215,7 @@ class AuthServiceServicer:
         Any signed-in user may call it. Its access token is refused from then on. A session
         that has ended already answers OK; another user's and one that never was are the
         same SESSION_NOT_FOUND.
+        Takes an idempotency key.
 
         Errors: INVALID_FIELD, SESSION_NOT_FOUND, and those of every call by a signed-in
         user.
@@ -227,6 +228,7 @@ class AuthServiceServicer:
         """Ends all of the caller's live sessions, or all but the calling one.
 
         Any signed-in user may call it. Repeated, it ends what has begun since.
+        Takes an idempotency key.
 
         Errors: those of every call by a signed-in user.
         """

@@ -121,6 +121,7 @@ class AuthServiceStub:
     Any signed-in user may call it. Its access token is refused from then on. A session
     that has ended already answers OK; another user's and one that never was are the
     same SESSION_NOT_FOUND.
+    Takes an idempotency key.
 
     Errors: INVALID_FIELD, SESSION_NOT_FOUND, and those of every call by a signed-in
     user.
@@ -129,6 +130,7 @@ class AuthServiceStub:
     """Ends all of the caller's live sessions, or all but the calling one.
 
     Any signed-in user may call it. Repeated, it ends what has begun since.
+    Takes an idempotency key.
 
     Errors: those of every call by a signed-in user.
     """
@@ -245,6 +247,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     Any signed-in user may call it. Its access token is refused from then on. A session
     that has ended already answers OK; another user's and one that never was are the
     same SESSION_NOT_FOUND.
+    Takes an idempotency key.
 
     Errors: INVALID_FIELD, SESSION_NOT_FOUND, and those of every call by a signed-in
     user.
@@ -253,6 +256,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """Ends all of the caller's live sessions, or all but the calling one.
 
     Any signed-in user may call it. Repeated, it ends what has begun since.
+    Takes an idempotency key.
 
     Errors: those of every call by a signed-in user.
     """
@@ -414,6 +418,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         Any signed-in user may call it. Its access token is refused from then on. A session
         that has ended already answers OK; another user's and one that never was are the
         same SESSION_NOT_FOUND.
+        Takes an idempotency key.
 
         Errors: INVALID_FIELD, SESSION_NOT_FOUND, and those of every call by a signed-in
         user.
@@ -428,6 +433,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends all of the caller's live sessions, or all but the calling one.
 
         Any signed-in user may call it. Repeated, it ends what has begun since.
+        Takes an idempotency key.
 
         Errors: those of every call by a signed-in user.
         """

@@ -124,6 +124,7 @@ class ComplianceServiceServicer:
         An administrator may call it. A new major version asks everybody again from its
         effective time on; a new minor version does not. Repeated, it is refused with
         DOCUMENT_ALREADY_PUBLISHED.
+        Takes an idempotency key.
 
         Errors: DOCUMENT_ALREADY_PUBLISHED, PERMISSION_DENIED, and those of every call by a
         signed-in user.
@@ -147,6 +148,7 @@ class ComplianceServiceServicer:
 
         A signed-in user may call it. All of them are accepted, or none. Accepting a text
         twice is the first acceptance again: it is answered, and nothing is changed.
+        Takes an idempotency key.
 
         Errors: DOCUMENT_NOT_FOUND, DOCUMENT_WITHDRAWN, and those of every call by a
         signed-in user.

@@ -72,6 +72,21 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Try again after the `RetryInfo` delay, where there is one.
     Metadata: `{}`.
     """
+    ERROR_REASON_INVALID_IDEMPOTENCY_KEY: _ErrorReason.ValueType  # 11
+    """(INVALID_ARGUMENT) The `idempotency-key` is not one header of 1 to 255 visible
+    ASCII characters.
+    Metadata: `{}`.
+    """
+    ERROR_REASON_IDEMPOTENCY_KEY_REUSED: _ErrorReason.ValueType  # 12
+    """(FAILED_PRECONDITION) Within the last 24 hours the caller has made another call,
+    of another method or with another request, under this `idempotency-key`.
+    Metadata: `{}`.
+    """
+    ERROR_REASON_IDEMPOTENCY_IN_PROGRESS: _ErrorReason.ValueType  # 13
+    """(ABORTED) The first call under this `idempotency-key` is still under way. Repeat
+    it after the time given (RetryInfo), under the same key.
+    Metadata: `{}`.
+    """
     ERROR_REASON_CREDENTIALS_MISSING: _ErrorReason.ValueType  # 20
     """(UNAUTHENTICATED) The method needs a credential and none was sent.
     Metadata: `{}`.
@@ -312,6 +327,21 @@ ERROR_REASON_SERVICE_UNAVAILABLE: ErrorReason.ValueType  # 10
 """(UNAVAILABLE) No process of the service could be reached, or none took the call:
 then sent by the edge. Or the process has no key to sign with, and signs nobody in.
 Try again after the `RetryInfo` delay, where there is one.
+Metadata: `{}`.
+"""
+ERROR_REASON_INVALID_IDEMPOTENCY_KEY: ErrorReason.ValueType  # 11
+"""(INVALID_ARGUMENT) The `idempotency-key` is not one header of 1 to 255 visible
+ASCII characters.
+Metadata: `{}`.
+"""
+ERROR_REASON_IDEMPOTENCY_KEY_REUSED: ErrorReason.ValueType  # 12
+"""(FAILED_PRECONDITION) Within the last 24 hours the caller has made another call,
+of another method or with another request, under this `idempotency-key`.
+Metadata: `{}`.
+"""
+ERROR_REASON_IDEMPOTENCY_IN_PROGRESS: ErrorReason.ValueType  # 13
+"""(ABORTED) The first call under this `idempotency-key` is still under way. Repeat
+it after the time given (RetryInfo), under the same key.
 Metadata: `{}`.
 """
 ERROR_REASON_CREDENTIALS_MISSING: ErrorReason.ValueType  # 20

@@ -78,8 +78,12 @@ class MethodPolicy(_message.Message):
     rate_limit: Global___RateLimitClass.ValueType
     """The class of rate limit that the method's calls are counted in."""
     idempotency_key: _builtins.bool
-    """True where the method honours an `idempotency-key`. Methods that issue tokens
-    never do: no bearer token is ever stored.
+    """True where the method takes an `idempotency-key`, as metadata or as a header: of all
+    calls that a caller makes under one key within 24 hours one has its effect, and the
+    others get its answer. What was refused had none, and is tried again. Such methods
+    also give INVALID_IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_REUSED and
+    IDEMPOTENCY_IN_PROGRESS. Elsewhere the header is ignored: methods that issue tokens
+    take none, because no bearer token is ever stored.
     """
     reads_bearer: _builtins.bool
     """True where a PUBLIC method still reads the caller's bearer token, if there is

@@ -108,6 +108,7 @@ class UserServiceServicer:
         are not empty (AIP-134). With `user.etag` the change is made only if the profile is
         still in that state. A repeated call ends in the same profile; nothing is written
         where nothing would change.
+        Takes an idempotency key.
 
         Errors: INVALID_UPDATE_MASK, ETAG_MISMATCH, and those of every call by a signed-in
         user.
@@ -171,6 +172,7 @@ class UserServiceServicer:
 
         An administrator may call it. Repeated, it changes nothing. The last active
         administrator cannot be suspended.
+        Takes an idempotency key.
 
         Errors: USER_NOT_FOUND, LAST_ADMIN, PERMISSION_DENIED, and those of every call by a
         signed-in user.
@@ -183,6 +185,7 @@ class UserServiceServicer:
         """Ends a suspension. Sessions do not come back.
 
         An administrator may call it, for others. Repeated, it changes nothing.
+        Takes an idempotency key.
 
         Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
         user.
@@ -196,6 +199,7 @@ class UserServiceServicer:
 
         A service with the scope `users.kyc` may call it, and an administrator. Repeated, it
         changes nothing.
+        Takes an idempotency key.
 
         Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
         user or a service.

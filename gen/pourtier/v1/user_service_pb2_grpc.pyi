@@ -51,6 +51,7 @@ class UserServiceStub:
     are not empty (AIP-134). With `user.etag` the change is made only if the profile is
     still in that state. A repeated call ends in the same profile; nothing is written
     where nothing would change.
+    Takes an idempotency key.
 
     Errors: INVALID_UPDATE_MASK, ETAG_MISMATCH, and those of every call by a signed-in
     user.
@@ -94,6 +95,7 @@ class UserServiceStub:
 
     An administrator may call it. Repeated, it changes nothing. The last active
     administrator cannot be suspended.
+    Takes an idempotency key.
 
     Errors: USER_NOT_FOUND, LAST_ADMIN, PERMISSION_DENIED, and those of every call by a
     signed-in user.
@@ -102,6 +104,7 @@ class UserServiceStub:
     """Ends a suspension. Sessions do not come back.
 
     An administrator may call it, for others. Repeated, it changes nothing.
+    Takes an idempotency key.
 
     Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
     user.
@@ -111,6 +114,7 @@ class UserServiceStub:
 
     A service with the scope `users.kyc` may call it, and an administrator. Repeated, it
     changes nothing.
+    Takes an idempotency key.
 
     Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
     user or a service.
@@ -138,6 +142,7 @@ class UserServiceAsyncStub(UserServiceStub):
     are not empty (AIP-134). With `user.etag` the change is made only if the profile is
     still in that state. A repeated call ends in the same profile; nothing is written
     where nothing would change.
+    Takes an idempotency key.
 
     Errors: INVALID_UPDATE_MASK, ETAG_MISMATCH, and those of every call by a signed-in
     user.
@@ -181,6 +186,7 @@ class UserServiceAsyncStub(UserServiceStub):
 
     An administrator may call it. Repeated, it changes nothing. The last active
     administrator cannot be suspended.
+    Takes an idempotency key.
 
     Errors: USER_NOT_FOUND, LAST_ADMIN, PERMISSION_DENIED, and those of every call by a
     signed-in user.
@@ -189,6 +195,7 @@ class UserServiceAsyncStub(UserServiceStub):
     """Ends a suspension. Sessions do not come back.
 
     An administrator may call it, for others. Repeated, it changes nothing.
+    Takes an idempotency key.
 
     Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
     user.
@@ -198,6 +205,7 @@ class UserServiceAsyncStub(UserServiceStub):
 
     A service with the scope `users.kyc` may call it, and an administrator. Repeated, it
     changes nothing.
+    Takes an idempotency key.
 
     Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
     user or a service.
@@ -234,6 +242,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         are not empty (AIP-134). With `user.etag` the change is made only if the profile is
         still in that state. A repeated call ends in the same profile; nothing is written
         where nothing would change.
+        Takes an idempotency key.
 
         Errors: INVALID_UPDATE_MASK, ETAG_MISMATCH, and those of every call by a signed-in
         user.
@@ -307,6 +316,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
 
         An administrator may call it. Repeated, it changes nothing. The last active
         administrator cannot be suspended.
+        Takes an idempotency key.
 
         Errors: USER_NOT_FOUND, LAST_ADMIN, PERMISSION_DENIED, and those of every call by a
         signed-in user.
@@ -321,6 +331,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends a suspension. Sessions do not come back.
 
         An administrator may call it, for others. Repeated, it changes nothing.
+        Takes an idempotency key.
 
         Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
         user.
@@ -336,6 +347,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
 
         A service with the scope `users.kyc` may call it, and an administrator. Repeated, it
         changes nothing.
+        Takes an idempotency key.
 
         Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
         user or a service.

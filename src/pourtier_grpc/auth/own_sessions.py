@@ -55,7 +55,9 @@ class OwnSessions:
             next_page_token=further,
         )
 
-    def revoke(self, caller: SignedInUser, session_id: UUID, client: Client) -> None:
+    def revoke(
+        self, caller: SignedInUser, session_id: UUID, client: Client
+    ) -> pb.RevokeSessionResponse:
         """Ends one of the caller's sessions. Raises SESSION_NOT_FOUND."""
         with self._database.transaction() as tx:
             user = users.lock(tx, caller.user_id)
@@ -69,26 +71,29 @@ class OwnSessions:
             if self._alive(session, user.roles):
                 wanted = SessionFilter(ids=[session_id])
                 self._end(tx, user, wanted, caller, client)
-            tx.commit()
+            answer = pb.RevokeSessionResponse()
+            tx.commit(answer)
+        return answer
 
     def revoke_all(
         self, caller: SignedInUser, client: Client, *, keep_current: bool
-    ) -> int:
+    ) -> pb.RevokeAllSessionsResponse:
         """Ends the caller's live sessions, or all but the calling one.
 
-        Answers how many those were. What is over by time is the sweep's to end.
+        What is over by time is the sweep's to end.
         """
         with self._database.transaction() as tx:
             user = users.lock(tx, caller.user_id)
             if user is None:  # pragma: no cover - the caller was just authenticated
-                return 0
+                return pb.RevokeAllSessionsResponse()
             wanted = SessionFilter(
                 other_than=caller.session_id if keep_current else None,
                 alive_at=self._lifetimes.cutoffs(self._clock.now()),
             )
             count = self._end(tx, user, wanted, caller, client)
-            tx.commit()
-        return count
+            answer = pb.RevokeAllSessionsResponse(revoked_count=count)
+            tx.commit(answer)
+        return answer
 
     def _end(
         self,

@@ -59,7 +59,7 @@ def user_suspend(who: str, reason: str) -> None:
     """Suspend an account: its sessions end, and nobody can sign in to it."""
     with parts() as made:
         user_id = UUID(_find(made, who).user_id)
-        _print(made.administration.suspend(user_id, _act(reason)))
+        _print(made.administration.suspend(user_id, _act(reason)).user)
 
 
 @user.command("reinstate")
@@ -69,7 +69,7 @@ def user_reinstate(who: str, reason: str) -> None:
     """End a suspension."""
     with parts() as made:
         user_id = UUID(_find(made, who).user_id)
-        _print(made.administration.reinstate(user_id, _act(reason)))
+        _print(made.administration.reinstate(user_id, _act(reason)).user)
 
 
 def _find(made: Parts, who: str) -> User:

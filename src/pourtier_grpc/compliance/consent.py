@@ -72,7 +72,7 @@ class Consent:
 
     def accept(
         self, caller: SignedInUser, document_ids: Sequence[UUID], client: Client
-    ) -> list[pb.Acceptance]:
+    ) -> pb.AcceptDocumentsResponse:
         """The caller agrees to texts; a second time, it is the first acceptance again.
 
         Raises DOCUMENT_NOT_FOUND or DOCUMENT_WITHDRAWN, and nothing is accepted then.
@@ -85,10 +85,13 @@ class Consent:
             if new:
                 self._add(tx, user, caller.session_id, new, client)
                 known |= acceptance_rows.of_documents(tx, caller.user_id, new)
-                reach(Failpoint.ACCEPTANCE_WRITTEN)
-                tx.commit()
-                reach(Failpoint.ACCEPTANCE_COMMITTED)
-        return [known[each] for each in ids]
+            answer = pb.AcceptDocumentsResponse(
+                acceptances=[known[each] for each in ids]
+            )
+            reach(Failpoint.ACCEPTANCE_WRITTEN)
+            tx.commit(answer)
+            reach(Failpoint.ACCEPTANCE_COMMITTED)
+        return answer
 
     def accept_all_required(
         self,

@@ -95,7 +95,7 @@ class Documents:
             event_type = EventType.LEGAL_DOCUMENT_PUBLISHED
             told = OutboxEvent(event_type=event_type, fields=fields)
             outbox.record_platform_event(tx, now, told)
-            tx.commit()
+            tx.commit(document)
         return document
 
     def withdraw(self, document_id: UUID, act: Act) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pourtier_grpc.call import Interceptor
+from pourtier_grpc.clock import Clock
 from pourtier_grpc.interceptors.access_log import access_log
 from pourtier_grpc.interceptors.answer_headers import answer_headers
 from pourtier_grpc.interceptors.authentication import Authenticator, authentication
 from pourtier_grpc.interceptors.authorisation import authorisation
 from pourtier_grpc.interceptors.deadlines import deadlines
 from pourtier_grpc.interceptors.error_mapping import error_mapping
+from pourtier_grpc.interceptors.idempotency import idempotency
 from pourtier_grpc.interceptors.metrics import metrics
 from pourtier_grpc.interceptors.readable import readable
 from pourtier_grpc.interceptors.tracing import tracing
@@ -39,6 +41,7 @@ def observers(
 def interceptors(
     *,
     authenticator: Authenticator,
+    clock: Clock,
     call_timeout_seconds: float,
     max_request_bytes: int,
     observers: tuple[Interceptor, ...] = (access_log(),),
@@ -60,7 +63,8 @@ def interceptors(
         # Here limits will stand: they count by caller, and before work is done.
         # Permission before existence (AIP-193).
         authorisation,
-        # Last before the servicer, which then sees only requests within their rules.
+        # The servicer then sees only requests within their rules.
         validation,
-        # Here idempotency will stand: only what is allowed and valid is remembered.
+        # Only what is allowed and valid is remembered, and answered from memory.
+        idempotency(clock),
     )

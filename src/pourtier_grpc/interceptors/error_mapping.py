@@ -32,6 +32,7 @@ CODES: dict[grpc.StatusCode, tuple[str, ...]] = {
         "MALFORMED_SIGNATURE",
         "INVALID_UPDATE_MASK",
         "INVALID_PAGE_TOKEN",
+        "INVALID_IDEMPOTENCY_KEY",
     ),
     grpc.StatusCode.UNAUTHENTICATED: (
         "CREDENTIALS_MISSING",
@@ -73,8 +74,13 @@ CODES: dict[grpc.StatusCode, tuple[str, ...]] = {
         "CONSENT_REQUIRED",
         "DOCUMENT_WITHDRAWN",
         "KYC_REQUIRED",
+        "IDEMPOTENCY_KEY_REUSED",
     ),
-    grpc.StatusCode.ABORTED: ("CONFLICT", "ETAG_MISMATCH"),
+    grpc.StatusCode.ABORTED: (
+        "CONFLICT",
+        "ETAG_MISMATCH",
+        "IDEMPOTENCY_IN_PROGRESS",
+    ),
     grpc.StatusCode.RESOURCE_EXHAUSTED: ("REQUEST_TOO_LARGE", "OVERLOADED"),
     grpc.StatusCode.DEADLINE_EXCEEDED: ("DEADLINE_EXCEEDED",),
     grpc.StatusCode.UNAVAILABLE: ("DATABASE_UNAVAILABLE", "SERVICE_UNAVAILABLE"),

@@ -85,16 +85,14 @@ class AuthServicer:
         self, request: pb.RevokeSessionRequest, call: Call
     ) -> pb.RevokeSessionResponse:
         session_id = UUID(request.session_id)
-        self._own_sessions.revoke(call.signed_in, session_id, call.client)
-        return pb.RevokeSessionResponse()
+        return self._own_sessions.revoke(call.signed_in, session_id, call.client)
 
     def RevokeAllSessions(
         self, request: pb.RevokeAllSessionsRequest, call: Call
     ) -> pb.RevokeAllSessionsResponse:
-        count = self._own_sessions.revoke_all(
+        return self._own_sessions.revoke_all(
             call.signed_in, call.client, keep_current=request.keep_current
         )
-        return pb.RevokeAllSessionsResponse(revoked_count=count)
 
     def IntrospectToken(
         self, request: pb.IntrospectTokenRequest, call: Call

@@ -57,8 +57,7 @@ class ComplianceServicer:
         self, request: pb.AcceptDocumentsRequest, call: Call
     ) -> pb.AcceptDocumentsResponse:
         ids = [UUID(each) for each in request.document_ids]
-        accepted = self._consent.accept(call.signed_in, ids, call.client)
-        return pb.AcceptDocumentsResponse(acceptances=accepted)
+        return self._consent.accept(call.signed_in, ids, call.client)
 
     def GetCompliance(
         self, request: pb.GetComplianceRequest, call: Call

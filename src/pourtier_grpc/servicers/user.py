@@ -54,15 +54,13 @@ class UserServicer:
         self, request: pb.SuspendUserRequest, call: Call
     ) -> pb.SuspendUserResponse:
         user_id = UUID(request.user_id)
-        user = self._administration.suspend(user_id, call.act(request.reason))
-        return pb.SuspendUserResponse(user=user)
+        return self._administration.suspend(user_id, call.act(request.reason))
 
     def ReinstateUser(
         self, request: pb.ReinstateUserRequest, call: Call
     ) -> pb.ReinstateUserResponse:
         user_id = UUID(request.user_id)
-        user = self._administration.reinstate(user_id, call.act(request.reason))
-        return pb.ReinstateUserResponse(user=user)
+        return self._administration.reinstate(user_id, call.act(request.reason))
 
     def SetKycLevel(self, request: pb.SetKycLevelRequest, call: Call) -> User:
         return self._administration.set_kyc_level(

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
+from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry
 from psycopg import conninfo
 from sqlalchemy import (
@@ -32,6 +33,7 @@ from sqlalchemy.sql.expression import Executable
 from pourtier_grpc import deadline
 from pourtier_grpc.config import ConfigError
 from pourtier_grpc.errors import ErrorReason, PourtierError
+from pourtier_grpc.store import claims
 from pourtier_grpc.telemetry.metrics import OPERATIONS, QueryMetrics
 
 RETRY_AFTER = timedelta(seconds=1)
@@ -109,10 +111,19 @@ class Reader:
 class Transaction(Reader):
     """A transaction that is open. Nothing is kept unless `commit` is called."""
 
-    def commit(self) -> None:
-        """Keeps what was done, unless the call's time is over. The transaction ends."""
+    def commit(self, answer: Message | None = None) -> None:
+        """Keeps what was done, unless the call's time is over. The transaction ends.
+
+        `answer` is the method's response, which a repeat of the call under its
+        idempotency key gets; None where the call has more to do.
+        """
         deadline.remaining()
+        claim = claims.current()
+        if claim is not None:
+            claim.end(self, answer)
         self.connection.commit()
+        if claim is not None:
+            claim.kept()
 
 
 def insert_all(
@@ -186,12 +197,18 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """A transaction; it is rolled back unless it was committed."""
+        """A transaction; it is rolled back unless it was committed.
+
+        The first of a call with an idempotency key claims the key before all else.
+        """
         with self._connect(self.engine) as connection:
             transaction = Transaction(
                 connection, self._statement_timeout, self._queries
             )
             with translated_errors(transaction):
+                claim = claims.current()
+                if claim is not None:
+                    claim.begin(transaction)
                 yield transaction
 
     @contextmanager

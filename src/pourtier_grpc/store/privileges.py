@@ -69,6 +69,7 @@ SERVING: Mapping[str, tuple[str, ...]] = {
     "legal_documents": (*ADD, "UPDATE (withdraw_time)"),
     "document_acceptances": ADD,
     "acceptance_personal": ADD,
+    "idempotency_keys": (*CHANGE, "DELETE"),
     VERSION_TABLE: READ,
 }
 WORKING: Mapping[str, tuple[str, ...]] = {

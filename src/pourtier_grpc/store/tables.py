@@ -355,3 +355,25 @@ signing_keys = Table(
         postgresql_where=text("state = 'next'"),
     ),
 )
+
+# Calls that came with an idempotency key, and what repeats are answered.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("caller", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("method", Text, nullable=False),
+    Column("request_hash", LargeBinary, nullable=False),
+    # What the call makes, where that takes more than one transaction.
+    Column("resource_id", Uuid, nullable=True),
+    # The answer, serialised; None while the effect is under way.
+    Column("response", LargeBinary, nullable=True),
+    _time("create_time"),
+    _time("complete_time", nullable=True),
+    Index(None, "create_time"),
+    Index(
+        "idempotency_keys_resource_id_idx",
+        "resource_id",
+        postgresql_where=text("resource_id IS NOT NULL"),
+    ),
+)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+from pourtier.v1 import user_service_pb2 as pb
 from pourtier.v1.user_pb2 import KycLevel, User, UserStatus
 from pourtier_grpc.auth.sessions import Sessions
 from pourtier_grpc.caller import ADMIN_ROLE, Act, SignedInUser
@@ -45,35 +46,36 @@ class Administration:
         self._audit = audit_log
         self._clock = clock
 
-    def suspend(self, user_id: UUID, act: Act) -> User:
+    def suspend(self, user_id: UUID, act: Act) -> pb.SuspendUserResponse:
         """Suspends an account and ends all its sessions. Raises LAST_ADMIN."""
         with self._database.transaction() as tx:
             admins = self._admission.admit(tx, act)
             user = found(user_rows.lock(tx, user_id), user_id)
-            if user.status == UserStatus.USER_STATUS_SUSPENDED:
-                return user
-            _refuse_last_admin(admins, user)
-            changes = {"status": UserStatus.USER_STATUS_SUSPENDED}
-            event = EventType.USER_SUSPENDED
-            user = self._change(
-                tx, user, changes, event, AuditAction.USER_SUSPENDED, act
-            )
-            every, cause = SessionFilter(), EndCause.SUSPENDED
-            self._sessions.end_those(tx, user, every, cause, act.client, act.actor)
-            tx.commit()
-        return user
+            if user.status != UserStatus.USER_STATUS_SUSPENDED:
+                _refuse_last_admin(admins, user)
+                user = self._suspend(tx, user, act)
+            answer = pb.SuspendUserResponse(user=user)
+            tx.commit(answer)
+        return answer
 
-    def reinstate(self, user_id: UUID, act: Act) -> User:
+    def reinstate(self, user_id: UUID, act: Act) -> pb.ReinstateUserResponse:
         """Ends a suspension, which nobody does for themselves: PERMISSION_DENIED."""
         if isinstance(act.by, SignedInUser) and act.by.user_id == user_id:
             raise denied("nobody reinstates themselves")
         changes = {"status": UserStatus.USER_STATUS_ACTIVE}
-        return self._set(user_id, changes, AuditAction.USER_REINSTATED, act)
+        with self._database.transaction() as tx:
+            user = self._set(tx, user_id, changes, AuditAction.USER_REINSTATED, act)
+            answer = pb.ReinstateUserResponse(user=user)
+            tx.commit(answer)
+        return answer
 
     def set_kyc_level(self, user_id: UUID, level: KycLevel.ValueType, act: Act) -> User:
         """Notes how far a person's identity has been checked."""
         changes = {"kyc_level": level}
-        return self._set(user_id, changes, AuditAction.USER_KYC_LEVEL_SET, act)
+        with self._database.transaction() as tx:
+            user = self._set(tx, user_id, changes, AuditAction.USER_KYC_LEVEL_SET, act)
+            tx.commit(user)
+        return user
 
     def grant_role(self, user_id: UUID, role: str, act: Act) -> User:
         """Gives a role. What is too old for an administrator's session ends with it.
@@ -101,16 +103,26 @@ class Administration:
             tx.commit()
         return user
 
+    def _suspend(self, tx: Transaction, user: User, act: Act) -> User:
+        changes = {"status": UserStatus.USER_STATUS_SUSPENDED}
+        event, action = EventType.USER_SUSPENDED, AuditAction.USER_SUSPENDED
+        user = self._change(tx, user, changes, event, action, act)
+        every, cause = SessionFilter(), EndCause.SUSPENDED
+        self._sessions.end_those(tx, user, every, cause, act.client, act.actor)
+        return user
+
     def _set(
-        self, user_id: UUID, changes: Mapping[str, int], action: AuditAction, act: Act
+        self,
+        tx: Transaction,
+        user_id: UUID,
+        changes: Mapping[str, int],
+        action: AuditAction,
+        act: Act,
     ) -> User:
-        with self._database.transaction() as tx:
-            self._admission.admit(tx, act)
-            user = found(user_rows.lock(tx, user_id), user_id)
-            if any(getattr(user, name) != value for name, value in changes.items()):
-                event = EventType.USER_UPDATED
-                user = self._change(tx, user, changes, event, action, act)
-                tx.commit()
+        self._admission.admit(tx, act)
+        user = found(user_rows.lock(tx, user_id), user_id)
+        if any(getattr(user, name) != value for name, value in changes.items()):
+            user = self._change(tx, user, changes, EventType.USER_UPDATED, action, act)
         return user
 
     def _set_roles(

@@ -71,13 +71,12 @@ class Profiles:
                 for path in paths
                 if getattr(wanted, path) != getattr(user, path)
             }
-            if not changes:
-                return user
-            now = self._clock.now()
-            changed = user_rows.change(tx, caller.user_id, changes, now)
-            self._record(tx, caller, changed, sorted(changes), client, now)
-            tx.commit()
-        return changed
+            if changes:
+                now = self._clock.now()
+                user = user_rows.change(tx, caller.user_id, changes, now)
+                self._record(tx, caller, user, sorted(changes), client, now)
+            tx.commit(user)
+        return user
 
     def _record(
         self,

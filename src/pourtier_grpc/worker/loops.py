@@ -9,6 +9,7 @@ from pourtier_grpc.compliance.checkpoint_file import CheckpointFile
 from pourtier_grpc.compliance.sealing import Sealer
 from pourtier_grpc.config import Settings
 from pourtier_grpc.periodic import Progress
+from pourtier_grpc.store import idempotency
 from pourtier_grpc.telemetry.worker_metrics import WorkerMetrics
 from pourtier_grpc.wiring import Parts
 from pourtier_grpc.worker.log_state import LogState
@@ -41,6 +42,13 @@ def loops_of(parts: Parts, settings: Settings, metrics: WorkerMetrics) -> list[L
         Loop(name="audit-sealing", seconds=1.0, work=again_while(sealer.seal)),
         Loop(name="audit-checkpoint-file", seconds=2.0, work=file.complete),
         Loop(name="audit-state", seconds=5.0, work=state.look),
+        Loop(
+            name="idempotency-sweep",
+            seconds=60.0,
+            work=again_while(
+                lambda: idempotency.sweep(parts.database, parts.clock.now())
+            ),
+        ),
     ]
 
 

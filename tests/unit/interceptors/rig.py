@@ -26,6 +26,7 @@ from pourtier_grpc.interceptors.overload import Overload
 from pourtier_grpc.pools import BoundedPool
 from pourtier_grpc.server import method_handlers
 from support.api import refused
+from support.clock import ManualClock
 
 LIMIT_BYTES = 4096
 PATIENCE_SECONDS = 10.0
@@ -98,6 +99,13 @@ service NeedlessBearerService {
   rpc Wrong(Thing) returns (Thing) {
     option (pourtier.v1.policy) = {
       allow { user {} } LIMITED reads_bearer: true
+    };
+  }
+}
+service KeyOfAnybodyService {
+  rpc Wrong(Thing) returns (Thing) {
+    option (pourtier.v1.policy) = {
+      allow { public {} } LIMITED idempotency_key: true
     };
   }
 }
@@ -279,6 +287,7 @@ def running(
     made = interceptors(
         **{
             "authenticator": Names(),
+            "clock": ManualClock(),
             "call_timeout_seconds": PATIENCE_SECONDS,
             "max_request_bytes": LIMIT_BYTES,
             **chain,

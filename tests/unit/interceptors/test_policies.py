@@ -54,6 +54,7 @@ class TestStart:
             ("NoLimitService", "breaks its rules: "),
             ("EverybodyAndOthersService", "lets in everybody and others"),
             ("NeedlessBearerService", "has reads_bearer, which only a public method"),
+            ("KeyOfAnybodyService", "takes idempotency keys, which are a known call"),
             ("NoSuchFieldService", "names the field user_id, which its request lacks"),
         ],
     )
