@@ -67,6 +67,15 @@ class Settings(BaseSettings):
     redis_password: SecretStr | None = None
     redis_timeout_seconds: float = Field(default=0.05, gt=0)
 
+    passeur_url: str | None = Field(
+        default=None, pattern=r"^https?://[^/@?#\s]+(/[^?#\s]*)?$"
+    )
+    passeur_timeout_seconds: float = Field(default=10.0, gt=0)
+    passeur_connections: int = Field(default=20, ge=1)
+    passeur_breaker_failures: int = Field(default=5, ge=1)
+    passeur_breaker_seconds: float = Field(default=30.0, gt=0)
+    passeur_breaker_successes: int = Field(default=2, ge=1)
+
     key_dir: Path | None = None
     jwt_algorithm: Literal["EdDSA", "HS256"] = "EdDSA"
     jwt_secret_key: SecretStr | None = None

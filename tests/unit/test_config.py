@@ -75,7 +75,6 @@ class TestSources:
             "DATABASE_ECHO",
             "DEBUG",
             "ESCROW_PROGRAM_ID",
-            "PASSEUR_URL",
             "REDIS_DB",
             "SOLANA_RPC_URL",
         ]
