@@ -159,6 +159,16 @@ class Settings(BaseSettings):
                 )
         return origins
 
+    @field_validator("passeur_url")
+    @classmethod
+    def _check_passeur(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "")
+        host, _ = parts.hostname or "", parts.port
+        if not host.isascii() or not host.isprintable():
+            raise ValueError("the host is none")
+        host.encode("idna")
+        return url
+
     @field_validator("env", mode="before")
     @classmethod
     def _spell_out_env(cls, value: object) -> object:

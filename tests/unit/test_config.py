@@ -255,6 +255,35 @@ class TestErrors:
         with pytest.raises(ConfigError, match=r"^DATABASE_URL is not a postgresql://"):
             load(database_url=url).database_dsn()
 
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "passeur:8766",
+            "ftp://h",
+            "http://u:p@h",
+            "http://h?",
+            "http://",
+            "http://a b",
+            "http://[no",
+            "http://h:99999",
+            "http://a..b",
+            "http://☃.x",
+            f"http://{'a' * 300}",
+            "http://h:0x",
+            "http://\x01",
+            "http://::1",
+        ],
+    )
+    def test_a_passeur_without_a_usable_url_is_a_sentence(self, url: str) -> None:
+        with pytest.raises(ConfigError, match=r"^PASSEUR_URL: "):
+            load(passeur_url=url)
+
+    @pytest.mark.parametrize(
+        "url", ["http://passeur:8766", "https://h.example/a/b/", "http://[::1]:1"]
+    )
+    def test_a_passeurs_url(self, url: str) -> None:
+        assert load(passeur_url=url).passeur_url == url
+
     def test_neither_repr_nor_str_shows_a_secret(self) -> None:
         loaded = load(
             database_url=f"postgresql://u:{SECRET}@h/d",

@@ -15,11 +15,10 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import TypeVar
 
-import httpx
 import structlog
 
 from pourtier_grpc.clock import Clock
-from pourtier_grpc.config import ConfigError, Settings
+from pourtier_grpc.config import Settings
 from pourtier_grpc.passeur import amounts, answers
 from pourtier_grpc.passeur.answers import Answer, Fields, fields_of
 from pourtier_grpc.passeur.breaker import Breaker, BreakerState
@@ -189,7 +188,6 @@ def open_passeur(
     """A client of the settings' Passeur, or None where there is none.
 
     Connects when it is used. The breaker rests by `clock`; `sleep` is how retries wait.
-    Raises ConfigError where the URL is none.
     """
     if settings.passeur_url is None:
         return None
@@ -205,18 +203,15 @@ def open_passeur(
         clock=clock,
         changed=changed,
     )
-    try:
-        caller = Caller(
-            url=settings.passeur_url,
-            timeout_seconds=settings.passeur_timeout_seconds,
-            connections=settings.passeur_connections,
-            breaker=breaker,
-            metrics=metrics,
-            clock=clock,
-            sleep=sleep,
-        )
-    except httpx.InvalidURL as error:
-        raise ConfigError(f"PASSEUR_URL is no URL: {error}") from None
+    caller = Caller(
+        url=settings.passeur_url,
+        timeout_seconds=settings.passeur_timeout_seconds,
+        connections=settings.passeur_connections,
+        breaker=breaker,
+        metrics=metrics,
+        clock=clock,
+        sleep=sleep,
+    )
     return Passeur(caller, breaker)
 
 
