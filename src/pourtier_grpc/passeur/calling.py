@@ -1,4 +1,4 @@
-"""How Passeur is called: one pool of connections, a breaker, and retries.
+"""How Passeur is called: connections, a breaker, and retries.
 
 An attempt is one HTTP request. A call is up to four of them, all with the same
 `X-Request-Id`, and with the same `Idempotency-Key` where it moves money: by their keys,
@@ -8,7 +8,6 @@ or by their nature, all calls are safe to repeat.
 from __future__ import annotations
 
 import re
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from pourtier_grpc import logs
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.passeur.answers import Answer, refusal
 from pourtier_grpc.passeur.breaker import Breaker
+from pourtier_grpc.passeur.connections import Connections
 from pourtier_grpc.passeur.errors import (
     MalformedAnswerError,
     PasseurError,
@@ -101,15 +101,9 @@ class Caller:
         self._metrics = metrics
         self._clock = clock
         self._sleep = sleep
-        self._client = httpx.Client(
-            base_url=url,
-            # A neighbour: no proxy of the environment stands in between. Certificates
-            # are believed as the system says.
-            trust_env=False,
-            verify=ssl.create_default_context(),
-            limits=httpx.Limits(
-                max_connections=connections, max_keepalive_connections=connections
-            ),
+        self._connections = Connections(
+            url,
+            limit=connections,
             headers={
                 "accept": "application/json",
                 "accept-encoding": "identity",
@@ -119,7 +113,7 @@ class Caller:
 
     def close(self) -> None:
         """Closes every connection."""
-        self._client.close()
+        self._connections.close()
 
     def call(
         self,
@@ -242,25 +236,27 @@ class Caller:
         operation = asked.operation
         left = _TimeLeft(seconds)
         span = tracing.begin_request(operation.verb, operation.path, asked.attempts)
-        request = self._client.build_request(
-            operation.verb,
-            asked.url,
-            json=asked.body,
-            params=asked.query or None,
-            headers={**asked.headers, **({} if span is None else span.headers)},
-            extensions={"timeout": left},
-        )
-        status, fault = None, "unavailable"
+        headers = {**asked.headers, **({} if span is None else span.headers)}
+        status = None
         try:
-            response = self._client.send(request, stream=True)
-            try:
-                body = _read(response, left)
-            finally:
-                response.close()
-            status, fault = response.status_code, ""
+            with self._connections.lent(seconds) as client:
+                request = client.build_request(
+                    operation.verb,
+                    asked.url,
+                    json=asked.body,
+                    params=asked.query or None,
+                    headers=headers,
+                    extensions={"timeout": left},
+                )
+                response = client.send(request, stream=True)
+                try:
+                    body = _read(response, left)
+                finally:
+                    response.close()
+            status = response.status_code
         finally:
             if span is not None:
-                span.end(status, fault)
+                span.end(status)
         return Answer(
             status=status, body=body, retry_after=response.headers.get("retry-after")
         )

@@ -175,14 +175,13 @@ class OtlpRequestSpan:
         if state := context.trace_state.to_header():
             self.headers[TRACESTATE] = state
 
-    def end(self, status: int | None, error: str) -> None:
-        """Ends it, with the HTTP status, or what happened where there is none."""
+    def end(self, status: int | None) -> None:
+        """Ends it, with the HTTP status; None where there was no answer."""
         if status is not None:
             self._span.set_attribute("http.response.status_code", status)
         if status is None or status >= 400:
-            self._span.set_attribute(
-                "error.type", error if status is None else str(status)
-            )
+            error = "unavailable" if status is None else str(status)
+            self._span.set_attribute("error.type", error)
             self._span.set_status(Status(StatusCode.ERROR))
         self._span.end()
 

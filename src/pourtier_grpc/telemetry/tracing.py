@@ -58,8 +58,8 @@ class RequestSpan(Protocol):
         """What the request carries so that the neighbour goes on with the trace."""
         ...
 
-    def end(self, status: int | None, error: str) -> None:
-        """Ends it, with the HTTP status, or what happened where there is none."""
+    def end(self, status: int | None) -> None:
+        """Ends it, with the HTTP status; None where there was no answer."""
         ...
 
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pourtier_grpc.passeur import answers
@@ -150,6 +150,7 @@ def test_what_is_no_json_object_is_malformed(body: bytes) -> None:
         refusal(Answer(404, body))
 
 
+@settings(max_examples=40)
 @given(JSON, st.sampled_from([200, 402, 404, 409, 422]))
 def test_whatever_comes_is_an_error_of_ours(content: object, status: int) -> None:
     for read, _ in READERS:
