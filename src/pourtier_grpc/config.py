@@ -120,6 +120,7 @@ class Settings(BaseSettings):
     pourtier_http_port: int = Field(default=9000, ge=1, le=65535)
     pourtier_internal_http_port: int = Field(default=9001, ge=1, le=65535)
     pourtier_grpc_port: int = Field(default=50051, ge=1, le=65535)
+    pourtier_passeur_port: int = Field(default=9100, ge=1, le=65535)
     # In front of the public listener; one too many lets clients choose their address.
     trusted_proxies: int = Field(default=0, ge=0, le=16)
 
