@@ -81,6 +81,8 @@ def test_the_installed_script_is_the_same_command() -> None:
         ("user", "suspend", "me"),
         ("keys", "rotate", "--use", "pseudonym"),
         ("keys", "revoke", "id"),
+        ("passeur-sim", "--port", "65536"),
+        ("passeur-sim", "--settle-seconds", "-1"),
     ],
 )
 def test_bad_usage_exits_with_2(words: tuple[str, ...]) -> None:
