@@ -35,6 +35,7 @@ PORTS = (
     "pourtier_internal_http_port",
     "pourtier_grpc_port",
     "pourtier_metrics_port",
+    "pourtier_passeur_port",
 )
 EMBEDDED = {"postgres", "redis-server"}
 # Of a first start, which makes a database, on a busy machine.
@@ -57,6 +58,11 @@ def _parents() -> dict[int, int]:
             if state != "Z":
                 found[int(entry.name)] = int(parent)
     return found
+
+
+def words_of(pid: int) -> list[str]:
+    """The command line of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
 @dataclass
@@ -178,7 +184,7 @@ def test_it_prints_addresses_and_commands_that_work_as_printed(data: Path) -> No
     settings = somewhere(data)
     with Dev(settings) as dev:
         dev.started()
-        for name in PORTS[:3]:
+        for name in PORTS:
             assert f"localhost:{settings[name]}" in dev.out
         assert str(data) in dev.out
         assert set(dev.family.values()) >= EMBEDDED
@@ -188,6 +194,11 @@ def test_it_prints_addresses_and_commands_that_work_as_printed(data: Path) -> No
         words = "pourtier.v1.AuthService" if "grpcurl" in second else "."
         assert words in dev.typed(second)
         assert dev.me()["wallet_type"] == "pourtier-cli"
+        with JsonApi(
+            f"http://localhost:{settings['pourtier_passeur_port']}"
+        ) as passeur:
+            answer = passeur.call("GET", "/health", headers={"X-Request-Id": "r"})
+        assert answer.json() == {"status": "ok"}
         assert dev.err == ""
 
         again = pourtier("dev", **somewhere(data))
@@ -206,7 +217,7 @@ def test_data_is_found_again_whatever_ended_it(data: Path) -> None:
     with Dev(somewhere(data)) as dev:
         dev.started()
         assert dev.me()["user_id"] == before["user_id"]
-        (serve,) = [pid for pid, name in dev.family.items() if "python" in name]
+        (serve,) = [pid for pid in dev.family if "serve" in words_of(pid)]
         os.kill(serve, signal.SIGKILL)
         assert dev.ended() == 1
         first = dev.err.splitlines()[0]
@@ -217,7 +228,9 @@ def test_two_run_side_by_side_and_one_on_servers_of_its_own(
     data: Path, database_url: str, redis_url: str
 ) -> None:
     with state_folder() as folder, ExitStack() as opened:
+        passeur_url = "http://passeur.example:8766"
         given = {"database_url": database_url, "redis_url": redis_url}
+        given["passeur_url"] = passeur_url
         left = Dev(somewhere(data))
         right = Dev(somewhere(folder / "right", **given))
         for dev in (left, right):
@@ -225,6 +238,8 @@ def test_two_run_side_by_side_and_one_on_servers_of_its_own(
         left.started()
         right.started()
         assert not EMBEDDED & set(right.family.values())
+        assert not [pid for pid in right.family if "passeur-sim" in words_of(pid)]
+        assert passeur_url in right.out
         mine, theirs = left.me(), right.me()
         assert mine["user_id"] != theirs["user_id"]
         with Sql(database_url) as beside:
@@ -241,7 +256,7 @@ def test_two_run_side_by_side_and_one_on_servers_of_its_own(
         assert connection.execute("SELECT count(*) FROM users").fetchone() == (1,)
 
 
-@pytest.mark.parametrize("name", PORTS[:3])
+@pytest.mark.parametrize("name", [*PORTS[:3], PORTS[4]])
 def test_a_port_that_is_taken_is_one_sentence(folder: Path, name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
