@@ -17,6 +17,9 @@ from pourtier_grpc.passeur.models import Charge
 from support.passeur import PasseurSim, passeur_client, passeur_sim
 from support.threads import tell, together
 
+# Of the many rounds, on a busy machine.
+pytestmark = pytest.mark.timeout(900)
+
 Rounds = Callable[[int, int], int]
 CALLERS = 4
 PLENTY = "1000000"
@@ -93,7 +96,6 @@ class Crash:
 
 
 @pytest.mark.proof
-@pytest.mark.timeout(900)
 def test_a_ledger_killed_with_9_and_its_answers_agree(
     sim: PasseurSim, rounds: Rounds
 ) -> None:
@@ -134,7 +136,7 @@ def test_what_was_pending_at_a_kill_settles_afterwards(sim: PasseurSim) -> None:
 def test_fifty_threads_with_one_key_have_one_effect(
     sim: PasseurSim, rounds: Rounds
 ) -> None:
-    count, twins = rounds(2, 100), 0
+    count, twins = rounds(2, 50), 0
     with passeur_client(sim.url, passeur_connections=50) as client:
         passeur = client.passeur
         passeur.caller._sleep = lambda seconds: time.sleep(seconds / 4)
