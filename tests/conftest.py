@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from pourtier_grpc.config import Settings, load
-from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.server import Server
+from pourtier_grpc.store.privileges import Duty
 from support import log_watch
 from support.api import Api
 from support.clock import ManualClock
 from support.edge import Edge, edge
+from support.ports import free_port
+from support.roles import as_role
 from support.servers import Databases, postgres, redis, state_folder
 
 ORIGIN = "https://app.example.com"
@@ -103,7 +105,7 @@ def make_settings(
 
     def make(**changes: Any) -> Settings:
         values = {
-            "database_url": database_url,
+            "database_url": as_role(database_url, Duty.SERVING),
             "redis_url": redis_url,
             "redis_timeout_seconds": 1.0,
             "pourtier_data_dir": folder,

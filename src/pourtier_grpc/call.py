@@ -19,6 +19,7 @@ from pourtier.v1.policy_pb2 import MethodPolicy
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.caller import (
     ANONYMOUS,
+    Act,
     Client,
     Principal,
     Service,
@@ -99,12 +100,11 @@ class Call:
             raise TypeError(f"the policy of {self.method.path} lets in others")
         return self.principal
 
-    @property
-    def acting_for_others(self) -> str:
-        """Who calls a method that acts on another's affairs, for the audit log."""
+    def act(self, reason: str) -> Act:
+        """What the caller does, by a method that acts on another's affairs."""
         if not isinstance(self.principal, SignedInUser | Service):
             raise TypeError(f"the policy of {self.method.path} lets in others")
-        return self.principal.acting_for_others
+        return Act(reason=reason, by=self.principal, client=self.client)
 
     def log_fields(self) -> dict[str, str]:
         """What a line of the log tells of the call: which it is, and whose."""

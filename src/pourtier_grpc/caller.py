@@ -18,13 +18,15 @@ class Client:
 
     `address` is its IP address without a port, as far as it can be believed, or None
     where it came by a Unix socket from something other than the edge. `origin` is the
-    web page's, or None.
+    web page's, or None. `outside` means that anybody may be there: the public listener,
+    or something on the edge's socket that does not say which listener it was.
     """
 
     request_id: str
     address: str | None
     user_agent: str
     origin: str | None
+    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,31 @@ class Service:
     """An internal service, known by its API key."""
 
     key_id: UUID
+    prefix: str
     name: str
     scopes: frozenset[str]
 
     @property
     def acting_for_others(self) -> str:
+        """Who acts, as the audit log writes it: the service, and by which key."""
+        return f"service:{self.name}/{self.prefix}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """What somebody does to another's affairs, and why.
+
+    `by` and `client` are None at the command line, where an operator acts.
+    """
+
+    reason: str
+    by: SignedInUser | Service | None = None
+    client: Client | None = None
+
+    @property
+    def actor(self) -> str:
         """Who acts, as the audit log writes it."""
-        return f"service:{self.name}"
+        return OPERATOR if self.by is None else self.by.acting_for_others
 
 
 @dataclass(frozen=True, slots=True)

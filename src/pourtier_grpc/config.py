@@ -7,15 +7,12 @@ service are accepted, and `Settings.ignored` names them so that the start can sa
 
 from __future__ import annotations
 
-import ipaddress
-import os
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import quote, urlsplit
+from typing import Annotated, Literal
+from urllib.parse import quote
 
-import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
@@ -24,20 +21,17 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from pourtier_grpc.expected import ExpectedError
+from pourtier_grpc import addresses, failpoints
+from pourtier_grpc.addresses import is_loopback
+from pourtier_grpc.config_file import ConfigError, FileSource, read_file
 
-CONFIG_VARIABLE = "POURTIER_CONFIG"
+__all__ = ["ConfigError", "Settings", "load"]
+
 # Secrets that stand in examples and old defaults, and so in attackers' lists.
 KNOWN_SECRETS = frozenset(
     {"secret", "changeme", "change-me", "your-secret-key", "your-secret-key-here"}
 )
 MIN_SECRET_BYTES = 32
-# How YAML writes that there is no value.
-EMPTY = ("", "~", "null", "Null", "NULL")
-
-
-class ConfigError(ExpectedError):
-    """The configuration cannot be used; the text says which setting, and why."""
 
 
 class Settings(BaseSettings):
@@ -89,6 +83,13 @@ class Settings(BaseSettings):
     session_idle_days: int = Field(default=30, ge=1)
     session_max_days: int = Field(default=90, ge=1)
     admin_session_minutes: int = Field(default=60, ge=1)
+    max_sessions_per_user: int = Field(default=100, ge=1)
+
+    # Of whoever deploys.
+    required_kyc_level: Literal["none", "basic", "full"] = "none"
+
+    screened_wallets: Annotated[tuple[str, ...], NoDecode] = ()
+    screened_wallets_file: Path | None = None
 
     grpc_listen: Annotated[tuple[str, ...], NoDecode] = ()
     grpc_unix_socket: Path | None = None
@@ -116,6 +117,9 @@ class Settings(BaseSettings):
     trace_sample_ratio: float | None = Field(default=None, ge=0, le=1)
     log_success_ratio: float | None = Field(default=None, ge=0, le=1)
 
+    # Outside the database; without a value in the data directory.
+    audit_checkpoint_file: Path | None = None
+
     pourtier_data_dir: Path = Path(".pourtier")
     pourtier_http_port: int = Field(default=9000, ge=1, le=65535)
     pourtier_internal_http_port: int = Field(default=9001, ge=1, le=65535)
@@ -125,6 +129,8 @@ class Settings(BaseSettings):
     trusted_proxies: int = Field(default=0, ge=0, le=16)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    # Where a test has the process killed.
+    failpoints: Annotated[tuple[str, ...], NoDecode] = ()
 
     @classmethod
     def settings_customise_sources(
@@ -136,9 +142,15 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the file."""
-        return init_settings, env_settings, _FileSource(settings_cls)
+        return init_settings, env_settings, FileSource(settings_cls)
 
-    @field_validator("allowed_origins", "grpc_listen", mode="before")
+    @field_validator(
+        "allowed_origins",
+        "failpoints",
+        "grpc_listen",
+        "screened_wallets",
+        mode="before",
+    )
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):
@@ -149,25 +161,27 @@ class Settings(BaseSettings):
     @classmethod
     def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
-            parts = urlsplit(origin)
-            if origin != "*" and (
-                parts.scheme not in {"http", "https"}
-                or not parts.netloc
-                or origin != f"{parts.scheme}://{parts.netloc.lower()}"
-            ):
-                raise ValueError(
-                    f"{origin!r} is not an origin such as https://app.lumiere.trade"
-                )
+            addresses.require_origin(origin)
         return origins
+
+    @field_validator("grpc_listen")
+    @classmethod
+    def _check_addresses(cls, listen: tuple[str, ...]) -> tuple[str, ...]:
+        for address in listen:
+            addresses.require_address(address)
+        return listen
+
+    @field_validator("failpoints")
+    @classmethod
+    def _check_failpoints(cls, points: tuple[str, ...]) -> tuple[str, ...]:
+        failpoints.read(points)
+        return points
 
     @field_validator("passeur_url")
     @classmethod
     def _check_passeur(cls, url: str | None) -> str | None:
-        parts = urlsplit(url or "")
-        host, _ = parts.hostname or "", parts.port
-        if not host.isascii() or not host.isprintable():
-            raise ValueError("the host is none")
-        host.encode("idna")
+        if url is not None:
+            addresses.require_host(url)
         return url
 
     @field_validator("env", mode="before")
@@ -208,6 +222,12 @@ class Settings(BaseSettings):
     def keys(self) -> Path:
         """The folder of the key material."""
         return self.key_dir or self.pourtier_data_dir / "keys"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """The file to which a worker writes the checkpoints of the audit log."""
+        default = self.pourtier_data_dir / "audit-checkpoints.jsonl"
+        return self.audit_checkpoint_file or default
 
     @property
     def traced(self) -> float:
@@ -257,7 +277,7 @@ class Settings(BaseSettings):
     def ignored(self) -> list[str]:
         """The keys of the file that mean nothing to this service, sorted."""
         known = {name.upper() for name in type(self).model_fields}
-        return sorted(key for key in _read_file() if key.upper() not in known)
+        return sorted(key for key in read_file() if key.upper() not in known)
 
     def unsafe(self) -> list[str]:
         """What must not be so where it is, a sentence each; empty where all is safe.
@@ -283,11 +303,13 @@ class Settings(BaseSettings):
                 for address in self.listen
                 if not is_loopback(address)
             ]
-            if not is_loopback(f"{self.metrics_host}:{self.pourtier_metrics_port}"):
-                sentences.append(
-                    f"METRICS_HOST={self.metrics_host} is plaintext off loopback: put "
-                    "it behind a closed network and say so with ALLOW_PLAINTEXT=true"
-                )
+        metrics = f"{self.metrics_host}:{self.pourtier_metrics_port}"
+        # No certificate of the listeners encrypts these.
+        if not self.allow_plaintext and not is_loopback(metrics):
+            sentences.append(
+                f"METRICS_HOST={self.metrics_host} is plaintext off loopback: put "
+                "it behind a closed network and say so with ALLOW_PLAINTEXT=true"
+            )
         if "*" in self.origins:
             sentences.append(
                 "ALLOWED_ORIGINS has a wildcard: any site could call, and none of its "
@@ -315,6 +337,8 @@ class Settings(BaseSettings):
         ]
         if self.database_url is None:
             sentences.append("DATABASE_URL is not set")
+        if self.failpoints:
+            sentences.append("FAILPOINTS would have the process killed")
         return sentences
 
 
@@ -332,55 +356,3 @@ def load(**overrides: object) -> Settings:
             for problem in error.errors()
         ]
         raise ConfigError("; ".join(lines)) from None
-
-
-def is_loopback(address: str) -> bool:
-    """Whether `host:port` can be reached from this machine alone."""
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-class _FileSource(PydanticBaseSettingsSource):
-    """The YAML file, with its keys in any case."""
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - the base's signature
-        """One field's value; part of the base's interface."""
-        return _read_file().get(field_name), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        return {key.lower(): value for key, value in _read_file().items()}
-
-
-def _read_file() -> dict[str, Any]:
-    """The file's settings as text or lists of text; those without a value left out.
-
-    Numbers are not read as such: a password of digits is no number, and 010 not eight.
-    No error quotes the file, since the line at fault may hold a secret.
-    """
-    name = os.environ.get(CONFIG_VARIABLE)
-    if not name:
-        return {}
-    try:
-        text = Path(name).read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - makes text alone
-    except OSError as error:
-        reason = error.strerror
-    except UnicodeDecodeError:
-        reason = "it is not UTF-8"
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        reason = f"it is not YAML{line}"
-    except yaml.YAMLError:
-        reason = "it is not YAML"
-    else:
-        if content in (None, *EMPTY):
-            return {}
-        if isinstance(content, dict):
-            return {key: value for key, value in content.items() if value not in EMPTY}
-        reason = "it is not a list of settings"
-    raise ConfigError(f"{CONFIG_VARIABLE}={name} cannot be read: {reason}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from pourtier_grpc import deadline
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import PourtierError
 from pourtier_grpc.store import census
 from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.sessions import Cutoffs
 from pourtier_grpc.telemetry.metrics import Metrics
 
 CENSUS_SECONDS = 20.0
@@ -20,8 +21,9 @@ PATIENCE_SECONDS = 1.0
 class Measuring:
     """Keeps the gauges: the pool's at every look, the database's every twenty seconds.
 
-    `speaks` says whether this process shows the metrics of all; the others leave the
-    database alone. Where the database does not answer, its gauges stay as they were.
+    `cutoffs` says which sessions are alive at a time, `speaks` whether this process
+    shows the metrics of all; the others leave the database alone. Where the database
+    does not answer, its gauges stay as they were.
     """
 
     def __init__(
@@ -30,13 +32,13 @@ class Measuring:
         metrics: Metrics,
         database: Database,
         clock: Clock,
-        session_idle: timedelta,
+        cutoffs: Callable[[datetime], Cutoffs],
         speaks: Callable[[], bool],
     ) -> None:
         self._metrics = metrics
         self._database = database
         self._clock = clock
-        self._session_idle = session_idle
+        self._cutoffs = cutoffs
         self._speaks = speaks
         self._census_due = time.monotonic()
         self._look_at_pool()
@@ -58,7 +60,7 @@ class Measuring:
         now = self._clock.now()
         try:
             with deadline.within(PATIENCE_SECONDS):
-                counts = census.take(self._database, now, self._session_idle)
+                counts = census.take(self._database, self._cutoffs(now))
         except PourtierError:
             return
         self._metrics.users_active.set(counts.users_active)

@@ -12,6 +12,7 @@ import structlog
 
 from pourtier_grpc import deadline
 from pourtier_grpc.errors import PourtierError
+from pourtier_grpc.periodic import Periodic
 from pourtier_grpc.store.clock import DatabaseClock
 from pourtier_grpc.store.engine import Database
 
@@ -32,11 +33,12 @@ class Reachable:
     database: bool
     redis: bool
     clock_in_step: bool
+    keys: bool
 
     @property
     def ready(self) -> bool:
         """Whether calls should come here. Without Redis they may: it is only slower."""
-        return self.database and self.clock_in_step
+        return self.database and self.clock_in_step and self.keys
 
 
 class Question:
@@ -67,61 +69,64 @@ class Question:
 class Readiness:
     """Looks every second, and tells a listener when readiness changes.
 
-    `redis_client` is None where no Redis is configured; it then counts as down.
+    `redis_client` is None where no Redis is configured; it then counts as down. `signs`
+    says whether the process has keys to sign with.
     """
 
     def __init__(
-        self, database: Database, clock: DatabaseClock, redis_client: redis.Redis | None
+        self,
+        database: Database,
+        clock: DatabaseClock,
+        redis_client: redis.Redis | None,
+        signs: Callable[[], bool],
     ) -> None:
         self._database = database
         self._clock = clock
         self._redis = redis_client
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._signs = signs
+        self._listener: Callable[[bool], None] = lambda _: None
+        self._looking = Periodic("readiness", INTERVAL_SECONDS, self._look_again)
         self._clock_due = time.monotonic() + CLOCK_INTERVAL_SECONDS
         self._question = Question(self._ask_database)
-        self.now = Reachable(database=False, redis=False, clock_in_step=True)
+        self.now = Reachable(database=False, redis=False, clock_in_step=True, keys=True)
 
     def start(self, listener: Callable[[bool], None]) -> None:
         """Looks once, tells the listener, and goes on looking in its own thread."""
-        self._look(listener, first=True)
-        self._thread = threading.Thread(
-            target=self._watch, args=(listener,), name="readiness", daemon=True
-        )
-        self._thread.start()
+        self._listener = listener
+        self._look(first=True)
+        self._looking.start()
 
     def stop(self) -> None:
         """Ends the looking; the listener is not told any more."""
-        self._stopped.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._looking.stop()
 
-    def _watch(self, listener: Callable[[bool], None]) -> None:
-        while not self._stopped.wait(INTERVAL_SECONDS):
-            try:
-                self._look(listener, first=False)
-            except Exception:  # noqa: BLE001 - whoever looks must go on looking
-                _log.exception("defect")
-                # What is not known counts as down, until it is looked at again.
-                self.now = replace(self.now, database=False)
-                listener(False)  # noqa: FBT003 - the one argument of a listener
+    def _look_again(self) -> None:
+        try:
+            self._look(first=False)
+        except Exception:
+            # What is not known counts as down, until it is looked at again.
+            self.now = replace(self.now, database=False)
+            self._listener(False)  # noqa: FBT003 - the one argument of a listener
+            raise
 
-    def _look(self, listener: Callable[[bool], None], *, first: bool) -> None:
+    def _look(self, *, first: bool) -> None:
         before = self.now
         database = self._question.answer(PATIENCE_SECONDS)
         self.now = Reachable(
             database=database,
             redis=self._redis_answers(),
             clock_in_step=self._clock.in_step,
+            keys=self._signs(),
         )
         if first or before.ready != self.now.ready:
-            listener(self.now.ready)
+            self._listener(self.now.ready)
         if first or before != self.now:
             _log.info(
                 "reachable",
                 database=self.now.database,
                 redis=self.now.redis,
                 clock_in_step=self.now.clock_in_step,
+                keys=self.now.keys,
             )
 
     def _ask_database(self) -> bool:

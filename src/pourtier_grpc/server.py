@@ -7,7 +7,6 @@ import importlib.resources
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -29,7 +28,6 @@ from pourtier_grpc.interceptors.overload import Overload
 from pourtier_grpc.interceptors.readable import deserializer
 from pourtier_grpc.interceptors.unknown_methods import UnknownMethods
 from pourtier_grpc.listening import listen_edge, listen_native, options
-from pourtier_grpc.measuring import Measuring
 from pourtier_grpc.periodic import Periodic
 from pourtier_grpc.pools import BoundedPool
 from pourtier_grpc.readiness import Readiness
@@ -38,22 +36,19 @@ from pourtier_grpc.servicers.compliance import ComplianceServicer
 from pourtier_grpc.servicers.standard import HealthServicer, ReflectionServicer
 from pourtier_grpc.servicers.status import StatusServicer
 from pourtier_grpc.servicers.user import UserServicer
-from pourtier_grpc.telemetry.http_view import EDGE, HttpView
-from pourtier_grpc.telemetry.metrics import Metrics
-from pourtier_grpc.telemetry.scrape import MetricsPort
+from pourtier_grpc.telemetry.http_view import EDGE
 from pourtier_grpc.telemetry.shared import Place
 from pourtier_grpc.telemetry.tracing import Tracing
 from pourtier_grpc.tls import certificates_of
-from pourtier_grpc.wiring import Parts, build
+from pourtier_grpc.vitals import Vitals
+from pourtier_grpc.wiring import Parts
 
 VERSION = importlib.metadata.version("pourtier-grpc")
 # Of health, of reflection, and of methods that do not exist.
 STANDARD_THREADS = 4
-# A revoked key is to be refused within a second, in every process.
-KEY_SECONDS = 0.4
 EXPIRY_SECONDS = 60.0
 CERTIFICATE_SECONDS = 1.0
-GAUGE_SECONDS = 1.0
+SCREENING_SECONDS = 1.0
 REFUSING_THREADS = 2
 # What may be open beside the calls: probes that watch, reflection, refusals under way.
 ROOM_BESIDE_CALLS = 256
@@ -77,15 +72,13 @@ class Server:
         place: Place | None = None,
     ) -> None:
         self._settings = settings
-        self._metrics = Metrics()
         certificates = certificates_of(settings)
-        self._parts = build(settings, clock, self._metrics.queries)
-        self._readiness = Readiness(
-            self._parts.database, self._parts.database_clock, self._parts.redis
-        )
+        vitals = Vitals(settings, clock)
+        self._metrics, self._parts = vitals.metrics, vitals.parts
+        self._readiness = vitals.readiness
         self._periodic = [
-            Periodic("keys", KEY_SECONDS, self._parts.keyring.refresh),
             Periodic("expiry", EXPIRY_SECONDS, self._parts.expiry.sweep),
+            Periodic("screening", SCREENING_SECONDS, self._parts.screening.refresh),
         ]
         if certificates is not None:
             self._periodic.append(
@@ -97,20 +90,8 @@ class Server:
         # behind native callers who may not.
         self._native = self._front("native", servicers)
         self._edge = self._front(EDGE, servicers)
-        self._scrapes = MetricsPort(
-            HttpView(place or self._metrics.registry, servicers),
-            host=settings.metrics_host,
-            port=settings.pourtier_metrics_port,
-            among_others=lambda: place is not None and place.bury() > 1,
-        )
-        measuring = Measuring(
-            metrics=self._metrics,
-            database=self._parts.database,
-            clock=self._parts.clock,
-            session_idle=timedelta(days=settings.session_idle_days),
-            speaks=lambda: self.metrics_port is not None,
-        )
-        self._periodic.append(Periodic("gauges", GAUGE_SECONDS, measuring.look))
+        self._scrapes = vitals.scrapes(place, servicers)
+        self._periodic += vitals.periodic(self._scrapes)
         try:
             self.ports = listen_native(self._native.grpc, settings, certificates)
             listen_edge(self._edge.grpc, settings)
@@ -289,7 +270,13 @@ def servicers_of(
         directory=parts.directory,
         administration=parts.administration,
     )
-    compliance = ComplianceServicer(audit_trail=parts.audit_trail)
+    compliance = ComplianceServicer(
+        audit_trail=parts.audit_trail,
+        documents=parts.documents,
+        consent=parts.consent,
+        deployments=parts.deployments,
+        keyring=parts.keyring,
+    )
     status = StatusServicer(readiness=readiness, version=VERSION)
     return {
         auth_service_pb2.DESCRIPTOR.services_by_name["AuthService"]: auth,

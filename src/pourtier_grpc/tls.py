@@ -1,8 +1,8 @@
 """TLS of the native listeners: which files it takes, and how they are replaced.
 
-The files are read again every second, whole, so that it does not matter how they were
-replaced: in place, by renaming, or through a link. What cannot be used is never taken:
-the server goes on with what it had, and says so.
+The listeners' files are read again every second, whole, so that it does not matter how
+they were replaced: in place, by renaming, or through a link. What cannot be used is
+never taken: the server goes on with what it had, and says so. A client's are read once.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 import pourtier_grpc
+from pourtier_grpc import ownership
 from pourtier_grpc.clock import Clock, SystemClock
 from pourtier_grpc.config import ConfigError, Settings
 
@@ -180,6 +181,25 @@ def certificates_of(settings: Settings) -> Certificates | None:
     return made
 
 
+def client_credentials(
+    ca: Path, cert: Path | None = None, key: Path | None = None
+) -> grpc.ChannelCredentials:
+    """What a client trusts, and what it shows of itself, for the options of a command.
+
+    Raises ConfigError, with a sentence that names option and file, where a file cannot
+    be read or used.
+    """
+    authority = _read("--ca", ca)
+    _certificates(f"--ca={ca}", authority)
+    if cert is None or key is None:
+        return grpc.ssl_channel_credentials(authority)
+    shown, secret = _read("--cert", cert), _read("--key", key, private=True)
+    chain = _certificates(f"--cert={cert}", shown)
+    if not _belongs(_private_key(f"--key={key}", secret), chain[0]):
+        raise ConfigError(f"--key={key} is not the key of --cert={cert}")
+    return grpc.ssl_channel_credentials(authority, secret, shown)
+
+
 def only_tls_1_3() -> bool:
     """Whether grpcio, in this process, was told in time to refuse TLS 1.2."""
     ciphers = os.environ.get(pourtier_grpc.CIPHERS_VARIABLE)
@@ -201,12 +221,9 @@ def _read(setting: str, path: Path, *, private: bool = False) -> bytes:
             raise ConfigError(f"{name} is not a file")
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            if private and status.st_mode & 0o077:
-                raise ConfigError(
-                    f"{name} can be read by others: its mode must be 0600"
-                )
-            if private and status.st_uid not in {0, os.geteuid()}:
-                raise ConfigError(f"{name} is not a file of the service's own user")
+            fault = ownership.fault_of_secret(status) if private else None
+            if fault is not None:
+                raise ConfigError(f"{name} {fault}")
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{name} cannot be read: {error.strerror}") from None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from pourtier.v1.user_pb2 import KycLevel
 from pourtier_grpc.auth.access_tokens import AccessTokens
 from pourtier_grpc.auth.api_keys import ApiKeys
 from pourtier_grpc.auth.authenticator import Authenticator
@@ -20,17 +21,27 @@ from pourtier_grpc.auth.sessions import Sessions
 from pourtier_grpc.auth.sign_in import SignIn
 from pourtier_grpc.clock import Clock, SystemClock
 from pourtier_grpc.compliance.audit_trail import AuditTrail
+from pourtier_grpc.compliance.consent import Consent
+from pourtier_grpc.compliance.deployments import Deployments
+from pourtier_grpc.compliance.documents import Documents
+from pourtier_grpc.compliance.extract import Extracts
+from pourtier_grpc.compliance.receipts import Receipts
+from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.config import ConfigError, Settings
+from pourtier_grpc.store.acceptances import AcceptanceStore
 from pourtier_grpc.store.api_keys import ApiKeyStore
 from pourtier_grpc.store.audit import AuditLog
 from pourtier_grpc.store.audit_reader import AuditReader
 from pourtier_grpc.store.clock import DatabaseClock
+from pourtier_grpc.store.deployment_facts import DeploymentFactStore
+from pourtier_grpc.store.documents import DocumentStore
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.opening import open_database, require_migrated
 from pourtier_grpc.store.sessions import SessionStore
 from pourtier_grpc.store.users import UserStore
 from pourtier_grpc.telemetry.metrics import QueryMetrics
 from pourtier_grpc.users.admin import Administration
+from pourtier_grpc.users.admission import Admission
 from pourtier_grpc.users.directory import Directory
 from pourtier_grpc.users.profile import Profiles
 
@@ -53,6 +64,7 @@ class Parts:
     clock: Clock
     keyring: Keyring
     authenticator: Authenticator
+    lifetimes: Lifetimes
     sessions: Sessions
     refresh: Refresh
     own_sessions: OwnSessions
@@ -64,6 +76,11 @@ class Parts:
     api_keys: ApiKeys
     key_rotation: KeyRotation
     audit_trail: AuditTrail
+    extracts: Extracts
+    documents: Documents
+    consent: Consent
+    screening: Screening
+    deployments: Deployments
 
     def close(self) -> None:
         """Closes every connection."""
@@ -95,6 +112,13 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
     database_clock.measure()
     clock = clock or database_clock
     keyring = open_keyring(settings, database, clock)
+    screening = Screening(
+        addresses=settings.screened_wallets, file=settings.screened_wallets_file
+    )
+    required_kyc_level = KycLevel.Value(
+        f"KYC_LEVEL_{settings.required_kyc_level.upper()}"
+    )
+    deployment_facts = DeploymentFactStore(database)
     audit_log = AuditLog(keyring.pseudonym)
     users = UserStore(database)
     store = SessionStore(database)
@@ -116,12 +140,25 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         access_tokens=access_tokens,
         clock=clock,
         lifetimes=lifetimes,
+        most_of_a_user=settings.max_sessions_per_user,
     )
     api_keys = ApiKeys(
         database=database,
         store=ApiKeyStore(database),
         audit_log=audit_log,
         clock=clock,
+    )
+    admission = Admission(api_keys=api_keys)
+    documents = DocumentStore(database)
+    consent = Consent(
+        database=database,
+        documents=documents,
+        acceptances=AcceptanceStore(database),
+        users=users,
+        receipts=Receipts(keyring),
+        audit_log=audit_log,
+        clock=clock,
+        required_kyc_level=required_kyc_level,
     )
     return Parts(
         database=database,
@@ -130,6 +167,7 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         clock=clock,
         keyring=keyring,
         authenticator=Authenticator(sessions=sessions, api_keys=api_keys),
+        lifetimes=lifetimes,
         sessions=sessions,
         refresh=Refresh(
             database=database,
@@ -140,11 +178,7 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
             lifetimes=lifetimes,
         ),
         own_sessions=OwnSessions(
-            database=database,
-            store=store,
-            sessions=sessions,
-            clock=clock,
-            lifetimes=lifetimes,
+            database=database, sessions=sessions, clock=clock, lifetimes=lifetimes
         ),
         expiry=Expiry(
             database=database, sessions=sessions, lifetimes=lifetimes, clock=clock
@@ -155,6 +189,8 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
             audit_log=audit_log,
             keyring=keyring,
             sessions=sessions,
+            consent=consent,
+            screening=screening,
             policy=SignInPolicy(
                 origins=settings.origins, chain_ids={"solana": settings.solana_network}
             ),
@@ -166,13 +202,36 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         ),
         directory=Directory(users=users),
         administration=Administration(
-            database=database, sessions=sessions, audit_log=audit_log, clock=clock
+            database=database,
+            sessions=sessions,
+            admission=admission,
+            audit_log=audit_log,
+            clock=clock,
         ),
         api_keys=api_keys,
         key_rotation=KeyRotation(
             database=database, folder=settings.keys, audit_log=audit_log, clock=clock
         ),
         audit_trail=AuditTrail(reader=AuditReader(database)),
+        extracts=Extracts(
+            database=database, keyring=keyring, audit_log=audit_log, clock=clock
+        ),
+        documents=Documents(
+            database=database,
+            admission=admission,
+            store=documents,
+            audit_log=audit_log,
+            clock=clock,
+        ),
+        consent=consent,
+        screening=screening,
+        deployments=Deployments(
+            present=deployment_facts,
+            quick=deployment_facts,
+            screening=screening,
+            required_kyc_level=required_kyc_level,
+            clock=clock,
+        ),
     )
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import sysconfig
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -27,8 +26,9 @@ from pourtier_grpc.devtools.contract import ROOT, validate_descriptors
 from pourtier_grpc.devtools.edge import EdgeSettings, read_contract, render
 from pourtier_grpc.devtools.edge_settings import Address
 from pourtier_grpc.devtools.envoy import EmbeddedEnvoy
-from pourtier_grpc.devtools.ports import free_port
 from support import rpcs
+from support.ports import free_port
+from support.waiting import wait_until
 
 ORIGIN = "https://app.example"
 CONTRACT = ROOT / "gen" / "pourtier" / "pourtier.binpb"
@@ -214,13 +214,6 @@ class Edge:
             httpx.Client(base_url=f"http://{address.host}:{address.port}", timeout=10)
         )
 
-    @staticmethod
-    def wait_until(holds: Callable[[], bool], timeout: float = 10) -> None:
-        deadline = time.monotonic() + timeout
-        while not holds():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
 
 @contextmanager
 def contract_edge(folder: Path, **settings: Any) -> Iterator[tuple[Edge, Service]]:
@@ -240,7 +233,7 @@ def running(
         service.start()
     try:
         edge.start()
-        edge.wait_until(lambda: edge.internal.get("/health").status_code != 503)
+        wait_until(lambda: edge.internal.get("/health").status_code != 503)
         yield edge
     finally:
         edge.stop()

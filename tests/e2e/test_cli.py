@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier_grpc.cli import main
-from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.store import revisions
 from support.commands import ROOT, SCRIPT, environment, pourtier, quickly, run
+from support.ports import free_port
 from support.servers import Databases, state_folder
 from support.service import Service, service
 
@@ -22,6 +23,8 @@ from support.service import Service, service
 FRESH = [
     ("access", "active"),
     ("access", "next"),
+    ("evidence", "active"),
+    ("evidence", "next"),
     ("hmac", "active"),
     ("hmac", "next"),
     ("pseudonym", "active"),
@@ -47,7 +50,7 @@ def unmigrated_url(databases: Databases) -> Iterator[str]:
 
 
 def test_help_names_every_command() -> None:
-    done = pourtier("--help")
+    done = quickly("--help")
     assert (done.returncode, done.stderr) == (0, "")
     for command in main.commands:
         assert f"  {command} " in done.stdout
@@ -55,9 +58,8 @@ def test_help_names_every_command() -> None:
 
 def test_the_installed_script_is_the_same_command() -> None:
     script = run(SCRIPT, "--version")
-    module = pourtier("--version")
     assert script.returncode == 0
-    assert script.stdout == module.stdout
+    assert script.stdout == f"pourtier, version {version('pourtier-grpc')}\n"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,7 @@ def test_the_installed_script_is_the_same_command() -> None:
         ("wallet", "new", "surplus"),
         ("wallet", "check-vectors"),
         ("wallet", "sign-in", "--target"),
+        ("wallet", "sign-in", "--ca"),
         ("api-key", "create", "chevalier"),
         ("api-key", "create", "--scope", "users.read"),
         ("api-key", "create", "chevalier", "--scope", "nonsense.scope"),
@@ -81,6 +84,11 @@ def test_the_installed_script_is_the_same_command() -> None:
         ("user", "suspend", "me"),
         ("keys", "rotate", "--use", "pseudonym"),
         ("keys", "revoke", "id"),
+        ("legal", "publish"),
+        ("legal", "publish", "README.md", "--type", "terms-of-service"),
+        ("legal", "publish", "README.md", "--version", "1.0"),
+        ("legal", "withdraw", "nonsense"),
+        ("legal", "verify-receipt", "README.md"),
         ("passeur-sim", "--port", "65536"),
         ("passeur-sim", "--settle-seconds", "-1"),
     ],
@@ -94,10 +102,8 @@ def test_bad_usage_exits_with_2(words: tuple[str, ...]) -> None:
 def test_migrate_prints_the_revision_and_nothing_else(
     unmigrated_url: str, folder: Path
 ) -> None:
-    for _ in range(2):
-        done = pourtier(
-            "migrate", database_url=unmigrated_url, pourtier_data_dir=folder
-        )
+    for command in (pourtier, quickly):
+        done = command("migrate", database_url=unmigrated_url, pourtier_data_dir=folder)
         assert (done.returncode, done.stdout) == (0, f"{revisions.head()}\n")
         assert "Traceback" not in done.stderr
 
@@ -107,7 +113,7 @@ def test_without_a_database_named_migrate_and_keys_use_the_embedded_one() -> Non
         data = folder / ".pourtier"
         done = pourtier("migrate", pourtier_data_dir=data)
         assert (done.returncode, done.stdout) == (0, f"{revisions.head()}\n")
-        made = pourtier("keys", "generate", pourtier_data_dir=data)
+        made = quickly("keys", "generate", pourtier_data_dir=data)
         assert made.returncode == 0, made.stderr
         assert len(made.stdout.splitlines()) == len(FRESH)
 
@@ -116,9 +122,9 @@ def test_keys_are_listed_without_their_material(
     database_url: str, folder: Path
 ) -> None:
     where = {"database_url": database_url, "pourtier_data_dir": folder}
-    made = pourtier("keys", "generate", **where)
+    made = quickly("keys", "generate", **where)
     assert made.returncode == 0, made.stderr
-    keys = json.loads(pourtier("keys", "list", "--json", **where).stdout)
+    keys = json.loads(quickly("keys", "list", "--json", **where).stdout)
     fields = {"key_id", "use", "algorithm", "state", "create_time"}
     assert all(set(key) == fields for key in keys)
     assert sorted((key["use"], key["state"]) for key in keys) == FRESH
@@ -153,7 +159,8 @@ def test_keys_are_listed_without_their_material(
 def test_a_database_that_cannot_be_used_is_a_sentence(
     folder: Path, command: str, url: str, sentence: str
 ) -> None:
-    done = pourtier(command, database_url=url, pourtier_data_dir=folder)
+    alone = pourtier if command == "serve" else quickly
+    done = alone(command, database_url=url, pourtier_data_dir=folder)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"pourtier: {sentence}")
     assert "secret" not in done.stderr
@@ -169,7 +176,7 @@ def test_a_database_that_is_not_migrated_says_what_to_do(
 
 
 def test_a_setting_without_meaning_is_a_sentence() -> None:
-    done = pourtier("keys", "list", threads="many")
+    done = quickly("keys", "list", threads="many")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("pourtier: THREADS: ")
     assert len(done.stderr.splitlines()) == 1
@@ -262,7 +269,7 @@ def test_a_suspended_wallet_is_told_the_reason(
 
 
 def test_vectors_that_hold_exit_with_0() -> None:
-    done = pourtier("wallet", "check-vectors", VECTORS, "--form", "raw")
+    done = quickly("wallet", "check-vectors", VECTORS, "--form", "raw")
     assert (done.returncode, done.stdout) == (0, "")
     raw = [one for one in json.loads(VECTORS.read_text()) if one["form"] == "raw"]
     assert done.stderr == f"{len(raw)} entries, 0 not as labelled\n"

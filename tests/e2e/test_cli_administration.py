@@ -16,7 +16,7 @@ import pytest
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier.v1.user_pb2 import User
-from pourtier_grpc.cli.api_keys import SCOPES
+from pourtier_grpc.auth.api_keys import SCOPES
 from pourtier_grpc.devtools.wallet import DevWallet
 from support.api import Api, Refused, refusal
 from support.commands import pourtier, quickly
@@ -58,8 +58,8 @@ class Operated:
         shown: dict[str, Any] = json.loads(self.printed("user", *words, alone=alone))
         return shown
 
-    def rows(self, group: str) -> list[dict[str, str]]:
-        rows: list[dict[str, str]] = json.loads(self.printed(group, "list", "--json"))
+    def rows(self, group: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = json.loads(self.printed(group, "list", "--json"))
         return rows
 
     def read_user(self, key: str, user_id: str) -> User:
@@ -140,7 +140,7 @@ def test_a_new_api_key_is_all_that_is_printed_and_works_at_once(
         "expire_time",
         "last_used_time",
     }
-    assert (row["scopes"], row["state"]) == ("users.kyc,users.read", "live")
+    assert (row["scopes"], row["state"]) == (["users.kyc", "users.read"], "live")
     assert row["prefix"] == key.split("_")[1]
     assert row["expire_time"] > row["create_time"]
     assert row["last_used_time"] > row["create_time"]
@@ -148,7 +148,7 @@ def test_a_new_api_key_is_all_that_is_printed_and_works_at_once(
     listed = operated.printed("api-key", "list")
     lines = [line for line in listed.splitlines() if "architect" in line]
     assert len(lines) == 1
-    assert "live" in lines[0]
+    assert lines[0].split("  ")[2:4] == ["users.kyc,users.read", "live"]
     assert secret not in listed
     assert secret not in str(operated.sql.everything())
 
@@ -180,7 +180,10 @@ def test_with_an_overlap_the_old_api_key_lives_on_for_so_long(
     second = operated.printed(*create, "--overlap-hours", 24).strip()
     rows = {row["prefix"]: row for row in operated.rows("api-key")}
     old, new = (rows[key.split("_")[1]] for key in (first, second))
-    assert (old["state"], new["expire_time"]) == ("live", "-")
+    assert (old["state"], new["expire_time"]) == ("live", None)
+    listed = operated.printed("api-key", "list").splitlines()
+    (line,) = [each for each in listed if each.startswith(new["prefix"])]
+    assert line.split("  ")[-2:] == ["-", "-"]
     assert old["expire_time"] > new["create_time"]
     assert operated.read_user(first, ann.user_id)
     # No overlap at all: the old ones end now.
@@ -223,6 +226,31 @@ def test_nobody_is_a_sentence(
 ) -> None:
     who, (verb, *rest) = make(), words
     assert operated.refused("user", verb, who, *rest) == sentence.format(who=who)
+
+
+@pytest.mark.parametrize(
+    "reason", ["", "x" * 501, "nul\0", "two\nlines", "\u202egnirts", "x ", "\udcff"]
+)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("user", "suspend", "{who}"),
+        ("user", "reinstate", "{who}"),
+        ("user", "grant-role", "{who}", "admin"),
+        ("user", "revoke-role", "{who}", "admin"),
+        ("keys", "revoke", "{who}"),
+    ],
+)
+def test_a_reason_is_one_that_an_rpc_would_take(
+    operated: Operated, ann: Ann, words: tuple[str, ...], reason: str
+) -> None:
+    before = operated.sql.everything()
+    done = operated.command(
+        *(word.format(who=ann.user_id) for word in words), "--reason", reason
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Invalid value for '--reason'" in done.stderr
+    assert operated.sql.everything() == before
 
 
 def test_a_suspension_is_followed_at_once(
@@ -294,10 +322,11 @@ def test_a_rotated_signing_key_is_followed_within_a_second(
     (active,), (following,) = in_state(before, "active"), in_state(before, "next")
     # Whoever keeps a copy of the key set has it already.
     assert operated.published()[:2] == [active, following]
-    printed = operated.printed("keys", "rotate", alone=True)
+    printed = operated.printed("keys", "rotate", "--now", alone=True)
     assert printed == f"{following}\n"
     assert eventually(lambda: operated.published()[0] == following, within=1.0)
     after = keys_of(operated, "access")
+    assert "say --now" in operated.refused("keys", "rotate")
     assert (after[active], after[following]) == ("retired", "active")
     assert len(in_state(after, "next")) == 1
     # What the old one has signed stays good.
@@ -312,7 +341,7 @@ def test_a_rotated_hmac_key_is_followed_and_the_old_one_stays_good(
     tokens = operated.api.register(wallet).tokens
     proof = operated.api.proof(wallet)
     before = keys_of(operated, "hmac")
-    printed = operated.printed("keys", "rotate", "--use", "hmac").strip()
+    printed = operated.printed("keys", "rotate", "--use", "hmac", "--now").strip()
     assert before[printed] == "next"
     after = keys_of(operated, "hmac")
     assert after[printed] == "active"
@@ -354,7 +383,29 @@ def test_a_key_folder_that_cannot_hold_another_is_a_sentence(
     operated: Operated, tmp_path: Path
 ) -> None:
     elsewhere = {**operated.where, "key_dir": tmp_path / "none"}
-    done = quickly("keys", "rotate", **elsewhere)
+    done = quickly("keys", "rotate", "--now", **elsewhere)
     assert (done.returncode, done.stdout) == (1, "")
     assert "KEY_DIR" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_role_of_the_database_gets_what_its_duty_needs(
+    database_url: str, folder: Path
+) -> None:
+    env = {"database_url": database_url, "pourtier_data_dir": folder}
+    refused = quickly("grant", "serving", "nobody_at_all", **env)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "pourtier: there is no role nobody_at_all: CREATE ROLE first\n"
+    )
+    with Sql(database_url) as sql:
+        sql.run("CREATE ROLE granted_role")
+        try:
+            granted = quickly("grant", "serving", "granted_role", **env)
+            assert (granted.returncode, granted.stdout) == (0, "")
+            query = "SELECT has_table_privilege('granted_role', %s, %s) AS may"
+            assert sql.one(query, "audit_events", "INSERT")["may"]
+            assert not sql.one(query, "audit_events", "UPDATE")["may"]
+        finally:
+            sql.run("DROP OWNED BY granted_role")
+            sql.run("DROP ROLE granted_role")

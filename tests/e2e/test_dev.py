@@ -12,9 +12,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -22,12 +22,18 @@ from typing import Any, Self
 import psycopg
 import pytest
 
-from pourtier_grpc.devtools.ports import free_port, is_free
+from pourtier_grpc.config import load
+from pourtier_grpc.devtools.dev import Stack
+from pourtier_grpc.devtools.ports import is_free
+from pourtier_grpc.devtools.process import DevServerError
 from pourtier_grpc.devtools.state import OUTSIDE, account_of, closed_to
+from support.certificates import Authority, put
 from support.commands import ROOT, environment, pourtier, run
 from support.json_api import JsonApi
+from support.ports import free_port
 from support.servers import state_folder
 from support.sql import Sql
+from support.waiting import wait_until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to change users")
 PORTS = (
@@ -40,13 +46,8 @@ PORTS = (
 EMBEDDED = {"postgres", "redis-server"}
 # Of a first start, which makes a database, on a busy machine.
 PATIENCE = 60.0
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
+# Three starts, and a dozen commands.
+pytestmark = pytest.mark.timeout(6 * PATIENCE)
 
 
 def _parents() -> dict[int, int]:
@@ -127,6 +128,16 @@ class Dev:
                 names[pid] = Path(f"/proc/{pid}/exe").readlink().name
         return names
 
+    def running(self, command: str) -> int:
+        """The one process of it that runs a command of ours."""
+        words = f"pourtier_grpc\0{command}\0".encode()
+        (pid,) = [
+            pid
+            for pid in self.family
+            if words in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        return pid
+
     def started(self) -> Self:
         """Returns when it has greeted."""
         wait_until(
@@ -161,6 +172,13 @@ class Dev:
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         return done.stdout
 
+    def texts(self) -> list[dict[str, Any]]:
+        """The legal texts that there are."""
+        with JsonApi(f"http://localhost:{self.settings[PORTS[0]]}") as web:
+            answer = web.call("GET", "/api/legal/documents").json()
+        found: list[dict[str, Any]] = answer["documents"]
+        return found
+
     def me(self) -> dict[str, Any]:
         """The account of its wallet, by the last command printed."""
         found: dict[str, Any] = json.loads(self.typed(self.commands()[-1]))
@@ -173,14 +191,17 @@ def somewhere(data: Path, **settings: object) -> dict[str, object]:
     return {"pourtier_data_dir": data, **ports, **settings}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def data() -> Iterator[Path]:
-    """A data directory that outlives the tests of this module."""
+    """A data directory that is not there yet."""
     with state_folder() as folder:
         yield folder / "data"
 
 
-def test_it_prints_addresses_and_commands_that_work_as_printed(data: Path) -> None:
+def test_it_does_as_it_prints_beside_another_and_finds_its_data_again(
+    data: Path, tmp_path: Path, database_url: str, redis_url: str
+) -> None:
+    """One on embedded servers, another on given ones, the first again, with TLS."""
     settings = somewhere(data)
     with Dev(settings) as dev:
         dev.started()
@@ -188,99 +209,119 @@ def test_it_prints_addresses_and_commands_that_work_as_printed(data: Path) -> No
             assert f"localhost:{settings[name]}" in dev.out
         assert str(data) in dev.out
         assert set(dev.family.values()) >= EMBEDDED
+        assert dev.running("worker")
         health, second, _ = dev.commands()
         status = json.loads(dev.typed(health))
         assert (status["status"], status["redis"]) == ("healthy", "up")
         words = "pourtier.v1.AuthService" if "grpcurl" in second else "."
         assert words in dev.typed(second)
-        assert dev.me()["wallet_type"] == "pourtier-cli"
+        mine = dev.me()
+        assert mine["wallet_type"] == "pourtier-cli"
         with JsonApi(
             f"http://localhost:{settings['pourtier_passeur_port']}"
         ) as passeur:
             answer = passeur.call("GET", "/health", headers={"X-Request-Id": "r"})
         assert answer.json() == {"status": "ok"}
         assert dev.err == ""
+        # There is a sample of each kind, and whoever signed in has accepted them.
+        texts = dev.texts()
+        assert len({text["type"] for text in texts}) == len(texts) == 3
+        standing = dev.commands()[-1].replace("/users/me", "/legal/compliance")
+        assert json.loads(dev.typed(standing))["compliant"]
 
         again = pourtier("dev", **somewhere(data))
         assert (again.returncode, again.stdout) == (1, "")
         assert "`pourtier dev` runs already" in again.stderr
-        assert dev.interrupted() == 0
+        assert len(again.stderr.splitlines()) == 1
+
+        theirs = beside_on(database_url, redis_url)
+        assert theirs["user_id"] != mine["user_id"]
+        assert dev.me() == mine
         assert dev.err == ""
-
-
-def test_data_is_found_again_whatever_ended_it(data: Path) -> None:
-    with Dev(somewhere(data)) as dev:
-        dev.started()
-        before = dev.me()
         dev.process.kill()
         assert dev.ended() == -signal.SIGKILL
-    with Dev(somewhere(data)) as dev:
+    with Dev(somewhere(data, **mutual_tls(tmp_path))) as dev:
         dev.started()
-        assert dev.me()["user_id"] == before["user_id"]
-        (serve,) = [pid for pid in dev.family if "serve" in words_of(pid)]
-        os.kill(serve, signal.SIGKILL)
+        assert f"localhost:{dev.settings['pourtier_grpc_port']} (TLS)\n" in dev.out
+        _, second, _ = dev.commands()
+        words = "pourtier.v1.AuthService" if "grpcurl" in second else "."
+        assert words in dev.typed(second)
+        assert dev.me()["user_id"] == mine["user_id"]
+        assert len(dev.texts()) == 3
+        os.kill(dev.running("serve"), signal.SIGKILL)
         assert dev.ended() == 1
         first = dev.err.splitlines()[0]
         assert first.startswith("pourtier: the service was ended by SIGKILL")
 
 
-def test_two_run_side_by_side_and_one_on_servers_of_its_own(
-    data: Path, database_url: str, redis_url: str
-) -> None:
-    with state_folder() as folder, ExitStack() as opened:
-        passeur_url = "http://passeur.example:8766"
-        given = {"database_url": database_url, "redis_url": redis_url}
-        given["passeur_url"] = passeur_url
-        left = Dev(somewhere(data))
-        right = Dev(somewhere(folder / "right", **given))
-        for dev in (left, right):
-            opened.enter_context(dev)
-        left.started()
-        right.started()
-        assert not EMBEDDED & set(right.family.values())
-        assert not [pid for pid in right.family if "passeur-sim" in words_of(pid)]
-        assert passeur_url in right.out
-        mine, theirs = left.me(), right.me()
-        assert mine["user_id"] != theirs["user_id"]
+def beside_on(database_url: str, redis_url: str) -> dict[str, Any]:
+    """The account of another one's wallet, which was on given servers and has ended."""
+    passeur_url = "http://passeur.example:8766"
+    given = {
+        "database_url": database_url,
+        "redis_url": redis_url,
+        "passeur_url": passeur_url,
+    }
+    with state_folder() as folder, Dev(somewhere(folder / "right", **given)) as dev:
+        dev.started()
+        assert not EMBEDDED & set(dev.family.values())
+        assert not [pid for pid in dev.family if "passeur-sim" in words_of(pid)]
+        assert passeur_url in dev.out
+        theirs = dev.me()
         with Sql(database_url) as beside:
             (row,) = beside.run("SELECT user_id FROM users")
         assert str(row["user_id"]) == theirs["user_id"]
-        with JsonApi(f"http://localhost:{right.settings[PORTS[0]]}") as web:
+        with JsonApi(f"http://localhost:{dev.settings[PORTS[0]]}") as web:
             assert web.call("GET", "/health").json()["status"] == "healthy"
-        assert right.interrupted() == 0
-        assert left.me() == mine
-        left.process.send_signal(signal.SIGTERM)
-        assert left.ended() == 0
+        dev.process.send_signal(signal.SIGTERM)
+        assert dev.ended() == 0
+        assert dev.err == ""
     # A database that was given stays as it is.
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT count(*) FROM users").fetchone() == (1,)
+    return theirs
+
+
+def mutual_tls(folder: Path) -> dict[str, Path]:
+    """Settings of a native listener that demands certificates."""
+    authority = Authority()
+    authority.issue().write(folder)
+    put(folder / "clients.pem", authority.pem)
+    return {
+        "tls_cert_file": folder / "cert.pem",
+        "tls_key_file": folder / "key.pem",
+        "tls_client_ca_file": folder / "clients.pem",
+    }
+
+
+def refusal_to_start(**settings: object) -> str:
+    """Why everything is not started; that a command says so is seen above."""
+    with pytest.raises(DevServerError) as info:
+        Stack(load(**settings), threading.Event()).start()
+    return str(info.value)
 
 
 @pytest.mark.parametrize("name", [*PORTS[:3], PORTS[4]])
 def test_a_port_that_is_taken_is_one_sentence(folder: Path, name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        settings = {**somewhere(folder / "data"), name: port}
-        done = pourtier("dev", **settings)
-    assert (done.returncode, done.stdout) == (1, "")
-    (sentence,) = done.stderr.splitlines()
-    assert f"port {port} " in sentence
+        sentence = refusal_to_start(**{**somewhere(folder / "data"), name: port})
+    assert sentence.startswith(f"port {port} ")
     assert name.upper() in sentence
+    assert "\n" not in sentence
     assert not (folder / "data").exists()
 
 
 def test_one_port_for_two_is_one_sentence(folder: Path) -> None:
     port = free_port()
     twice = {"pourtier_http_port": port, "pourtier_grpc_port": port}
-    done = pourtier("dev", **{**somewhere(folder / "data"), **twice})
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
-        f"pourtier: POURTIER_HTTP_PORT and POURTIER_GRPC_PORT are both {port}\n"
-    )
+    sentence = refusal_to_start(**{**somewhere(folder / "data"), **twice})
+    assert sentence == f"POURTIER_HTTP_PORT and POURTIER_GRPC_PORT are both {port}"
+    assert not (folder / "data").exists()
 
 
-def test_ctrl_c_during_the_start_ends_it_without_a_greeting(data: Path) -> None:
-    with Dev(somewhere(data)) as dev:
+def test_ctrl_c_during_the_start_ends_it_without_a_greeting(folder: Path) -> None:
+    with Dev(somewhere(folder / "data")) as dev:
         wait_until(lambda: bool(dev.descendants()))
         dev.family = dev.descendants()
         assert dev.interrupted() == 0

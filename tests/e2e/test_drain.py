@@ -24,19 +24,13 @@ from support.json_api import JsonApi, answered, refused
 from support.processes import ServeProcess, serve_process
 from support.sql import Sql
 from support.threads import tell
+from support.waiting import wait_until
 
 ME = "/api/users/me"
 CALLERS = 8
 SLOW = 4
 # Twice as long as the edge goes on trying a read.
 PATIENCE = 5.0
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @dataclass

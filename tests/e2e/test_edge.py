@@ -26,6 +26,7 @@ from e2e.edge_rig import (
     services_of,
 )
 from pourtier.v1 import status_service_pb2
+from support.waiting import wait_until
 
 ME = "/pourtier.v1.UserService/GetMe"
 LOGIN = "/pourtier.v1.AuthService/Login"
@@ -119,6 +120,16 @@ class TestTrust:
         edge.internal.get("/api/users/me", headers=headers)
         assert [c.values("x-api-key") for c in service.calls] == [[], ["secret"]]
         assert service.calls[0].values("authorization") == ["Bearer t"]
+
+    def test_the_service_is_told_which_listener_it_was(
+        self, edge: Edge, service: Service
+    ) -> None:
+        forged = [("x-pourtier-listener", "internal")] * 2
+        edge.public.get("/api/users/me", headers=forged)
+        call_grpc(edge.channel(edge.settings.public), ME, metadata=forged)
+        edge.internal.get("/api/users/me")
+        told = [call.values("x-pourtier-listener") for call in service.calls]
+        assert told == [["public"], ["public"], ["internal"]]
 
     def test_strangers_cannot_choose_the_request_id(
         self, edge: Edge, service: Service
@@ -240,14 +251,14 @@ class TestErrors:
     def test_no_endpoint(self, edge: Edge, service: Service) -> None:
         service.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
-            edge.wait_until(lambda: edge.public.get("/health").status_code == 503)
+            wait_until(lambda: edge.public.get("/health").status_code == 503)
             answer = edge.public.get("/health")
             body = assert_error(answer, 503, 14, "SERVICE_UNAVAILABLE")
             assert body["details"][1]["retry_delay"] == "1s"
             assert answer.headers["retry-after"] == "1"
         finally:
             service.health.set("", health_pb2.HealthCheckResponse.SERVING)
-            edge.wait_until(lambda: edge.public.get("/health").status_code == 200)
+            wait_until(lambda: edge.public.get("/health").status_code == 200)
 
 
 class TestPaths:

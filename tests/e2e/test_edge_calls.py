@@ -31,6 +31,7 @@ from e2e.edge_rig import (
     running,
 )
 from pourtier.v1 import auth_service_pb2, user_pb2
+from support.waiting import wait_until
 
 LOGIN = "/pourtier.v1.AuthService/Login"
 CALL_TIMEOUT = 1.5
@@ -239,8 +240,8 @@ class TestTime:
             service.answers["Login"] = until(release)
             with ThreadPoolExecutor(1) as pool:
                 first = pool.submit(edge.public.post, "/api/auth/login", json={})
-                edge.wait_until(lambda: bool(service.calls[-1:]))
-                edge.wait_until(lambda: service.calls[-1].method == "Login")
+                wait_until(lambda: bool(service.calls[-1:]))
+                wait_until(lambda: service.calls[-1].method == "Login")
                 answer = edge.public.post("/api/auth/login", json={})
                 release.set()
             assert first.result().status_code == 200

@@ -27,10 +27,14 @@ from e2e.edge_rig import (
     contract_services,
 )
 from pourtier.v1 import auth_service_pb2
+from support import http2
+from support.waiting import wait_until
 
 ME = "/pourtier.v1.UserService/GetMe"
 LOGIN = "/pourtier.v1.AuthService/Login"
 LIMIT = 65_536
+# Of the internal listener: as much as the service reads.
+INTERNAL_LIMIT = 1024 * 1024
 EMPTY = struct.pack(">BI", 0, 0)
 
 
@@ -137,7 +141,7 @@ class TestHeaders:
         address = edge.settings.public
         with socket.create_connection((address.host, address.port)) as caller:
             caller.sendall(_http2_call(LOGIN, (name, value)))
-            edge.wait_until(lambda: bool(service.calls))
+            wait_until(lambda: bool(service.calls))
         # grpcio would refuse that name in every later call of the connection.
         channel = edge.channel(edge.settings.public)
         for _ in range(20):
@@ -232,35 +236,60 @@ class TestBodies:
             web(edge, LOGIN, content, suffix=suffix)
         assert [call.request for call in service.calls[1:]] == [request] * 3
 
-    @pytest.mark.parametrize("version", ["v1", "v1alpha"])
-    def test_streams_are_not_held_back(self, edge: Edge, version: str) -> None:
-        end = threading.Event()
-        answered = threading.Event()
+    def test_services_may_send_more_and_no_more_than_that(
+        self, edge: Edge, service: Service
+    ) -> None:
+        post = edge.internal.post
+        whole = post("/api/auth/login", content=_unknown_field(INTERNAL_LIMIT))
+        assert whole.status_code == 200
+        assert len(service.calls) == 1
+        more = post("/api/auth/login", content=_unknown_field(INTERNAL_LIMIT + 1))
+        body = assert_error(more, 413, 8, "REQUEST_TOO_LARGE")
+        told = body["details"][0]["metadata"]
+        assert told == {"limit_bytes": str(INTERNAL_LIMIT)}
+        assert body["message"].startswith(f"the body is larger than {INTERNAL_LIMIT} ")
+        assert len(service.calls) == 1
 
-        def requests() -> Iterator[bytes]:
-            yield b"\x3a\x01*"  # list_services: "*"
-            assert answered.wait(5)
-            yield b"\x3a\x01*"
-            end.wait(5)
+    @pytest.mark.parametrize(
+        ("listener", "limit"), [("public", LIMIT), ("internal", INTERNAL_LIMIT)]
+    )
+    def test_a_native_caller_is_told_the_listeners_limit(
+        self, edge: Edge, service: Service, listener: str, limit: int
+    ) -> None:
+        channel = edge.channel(getattr(edge.settings, listener))
+        with pytest.raises(grpc.RpcError) as large:
+            call_grpc(channel, LOGIN, b"x" * (limit + 6))
+        assert large.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert f"the body is larger than {limit} bytes, " in str(large.value.details())
+        assert not service.calls
 
-        reflect: grpc.StreamStreamMultiCallable[bytes, bytes] = edge.channel(
-            edge.settings.internal
-        ).stream_stream(
-            f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+    @pytest.mark.parametrize(
+        "content_type",
+        [
+            "application/grpc",
+            "application/grpc+json",
+            "application/grpcs",
+            "application/grpc;a=b",
+            "application/grpc-web+json",
+            "application/grpc-web;a=b",
+            "application/grpc-web-text+json",
+            "application/grpc-webs",
+            "Application/gRPC",
+        ],
+    )
+    def test_what_looks_like_grpc_counts(
+        self, edge: Edge, service: Service, content_type: str
+    ) -> None:
+        answer = edge.public.post(
+            "/api/auth/login",
+            content=_unknown_field(1_000_000),
+            headers={"content-type": content_type},
         )
-        answers = reflect(requests(), timeout=5)
-        try:
-            if version == "v1":
-                # The service behind has the older one alone, and says so itself.
-                with pytest.raises(grpc.RpcError) as unknown:
-                    next(answers)
-                assert unknown.value.details() == "Method not found!"
-                return
-            assert b"ServerReflection" in next(answers)
-            answered.set()
-            assert b"ServerReflection" in next(answers)
-        finally:
-            end.set()
+        if "grpc-status" not in answer.headers:
+            assert_error(answer, 413, 8, "REQUEST_TOO_LARGE")
+        else:
+            assert answer.headers["grpc-status"] in {"8", "12"}
+        assert not service.calls
 
 
 class TestQueries:
@@ -356,7 +385,7 @@ class TestGrpcWeb:
             service.answers["Login"] = after(release)
             with ThreadPoolExecutor(1) as pool:
                 first = pool.submit(web, edge, LOGIN)
-                edge.wait_until(
+                wait_until(
                     lambda: [call.method for call in service.calls][-1:] == ["Login"]
                 )
                 refused = web(edge, LOGIN)
@@ -396,19 +425,7 @@ def web(
 
 def _http2_call(path: str, trailer: tuple[bytes, bytes]) -> bytes:
     """A native call with a trailer, which no client library would send."""
-
-    def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-        length = struct.pack(">I", len(payload))[1:]
-        return length + struct.pack(">BBI", kind, flags, stream) + payload
-
-    def block(*headers: tuple[bytes, bytes]) -> bytes:
-        # Literals without indexing, shorter than 127 bytes (RFC 7541 section 6.2.2).
-        return b"".join(
-            b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
-            for name, value in headers
-        )
-
-    headers = block(
+    headers = http2.block(
         (b":method", b"POST"),
         (b":scheme", b"http"),
         (b":path", path.encode()),
@@ -416,13 +433,13 @@ def _http2_call(path: str, trailer: tuple[bytes, bytes]) -> bytes:
         (b"content-type", b"application/grpc"),
         (b"te", b"trailers"),
     )
+    last = http2.block(trailer)
     return b"".join(
         [
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            frame(4, 0, 0),  # SETTINGS
-            frame(1, 4, 1, headers),  # HEADERS, the end of its block
-            frame(0, 0, 1, EMPTY),  # DATA
-            frame(1, 5, 1, block(trailer)),  # HEADERS, the end of the stream
+            http2.OPENING,
+            http2.frame(http2.HEADERS, http2.END_HEADERS, 1, headers),
+            http2.frame(http2.DATA, 0, 1, EMPTY),
+            http2.frame(http2.HEADERS, http2.END_HEADERS | http2.END_STREAM, 1, last),
         ]
     )
 

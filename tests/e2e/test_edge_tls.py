@@ -20,9 +20,9 @@ import pytest
 from e2e.edge_rig import CONTRACT, Service, call_grpc, contract_services
 from pourtier_grpc.devtools.edge import Address, EdgeSettings, EdgeTls, write
 from pourtier_grpc.devtools.envoy import EmbeddedEnvoy, validate
-from pourtier_grpc.devtools.ports import free_port
 from support import tls
 from support.certificates import Authority, Pair, put
+from support.ports import free_port
 from support.waiting import eventually
 
 ME = "/pourtier.v1.UserService/GetMe"

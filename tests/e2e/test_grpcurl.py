@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,17 @@ def test_it_describes_with_the_comments(
 ) -> None:
     described = printed(target, "describe", symbol)
     assert not [text for text in expected if text not in described]
+
+
+def test_the_public_listener_says_at_once_that_it_does_not_reflect(
+    running: Stack,
+) -> None:
+    public = running.public.http.base_url.netloc.decode()
+    before = time.monotonic()
+    refused = grpcurl(public, "list")
+    assert refused.returncode != 0
+    assert "server does not support the reflection API" in refused.stderr
+    assert time.monotonic() - before < 5
 
 
 def test_it_calls_what_anybody_may(target: str, wallet: DevWallet) -> None:

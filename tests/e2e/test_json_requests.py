@@ -89,7 +89,6 @@ def test_a_body_that_is_too_large_is_refused(web: JsonApi, announced: bool) -> N
         ("POST", "/api/users"),
         ("GET", "/api/users:batchGet"),
         ("GET", "/api/users:nonsense"),
-        ("GET", "/api/users:byWallet/"),
         ("POST", "/api/users/me:nonsense"),
         ("PATCH", "/api/users/01a1f84d-66f8-7cca-b42b-97caba9a0385"),
         ("DELETE", "/api/auth/sessions"),

@@ -8,22 +8,28 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from uuid import UUID
 
 import click
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pourtier_grpc.auth.api_keys import SCOPES
 from pourtier_grpc.cli import main
-from pourtier_grpc.cli.api_keys import SCOPES
+from pourtier_grpc.compliance.sealing import Sealer
 from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.store.keys import KeyUse
+from pourtier_grpc.store.privileges import Duty
 from support import tokens
 from support.commands import ROOT, SCRIPT, environment, run
 from support.json_api import JsonApi, answered, refused
 from support.servers import Databases
 from support.stack import Stack, stack
+from support.stack import running as stack_on
 from support.waiting import eventually
 
 ME = "/api/users/me"
@@ -50,6 +56,11 @@ def running(databases: Databases, redis_url: str) -> Iterator[Stack]:
         yield made
 
 
+def working(url: str, redis_url: str) -> AbstractContextManager[Stack]:
+    """Everything, by the role of a worker: it may see how the log is sealed."""
+    return stack_on(url, redis_url, duty=Duty.WORKING)
+
+
 def follow(running: Stack, *titles: str) -> subprocess.CompletedProcess[str]:
     """What an operator sees who types the commands of these sections."""
     settings = running.settings
@@ -60,7 +71,10 @@ def follow(running: Stack, *titles: str) -> subprocess.CompletedProcess[str]:
         grpc_listen=running.native,
         pourtier_http_port=public.port,
     )
-    script = commands(*titles).replace("localhost:9000", public.netloc.decode())
+    script = commands(*titles)
+    for named, listener in (("9000", running.public), ("9001", running.internal)):
+        address = listener.http.base_url.netloc.decode()
+        script = script.replace(f"localhost:{named}", address)
     path = f"{SCRIPT.parent}{os.pathsep}{env['PATH']}"
     return run("bash", "-c", script, env={**env, "PATH": path}, timeout=SCRIPT_TIMEOUT)
 
@@ -89,7 +103,7 @@ def test_after_the_runbook_of_a_stolen_signing_key_only_its_owner_gets_in(
     web = running.public
     # A rotation long since has left a retired key beside the active and the next.
     parts = running.server._parts
-    rotated = parts.key_rotation.rotate(KeyUse.ACCESS)
+    rotated = parts.key_rotation.rotate(KeyUse.ACCESS, at_once=True)
     assert eventually(lambda: parts.keyring.access.key_id == rotated)
     honest = web.register(wallet)["tokens"]
     header, claims = tokens.parts(honest["access_token"])
@@ -155,6 +169,12 @@ def test_after_the_runbook_of_a_stolen_hmac_key_everybody_signs_in_again(
     assert answered(web.call("POST", "/api/auth/refresh", refresh))
 
 
+def test_the_runbook_shows_whether_somebody_may_deploy(running: Stack) -> None:
+    done = follow(running, "The first admin", "Who may deploy")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith('{"allowed":true,"denials":[]}')
+
+
 def words_of(script: str) -> Iterator[list[str]]:
     """Every command of ours in a script, as its words."""
     for line in script.splitlines():
@@ -164,19 +184,30 @@ def words_of(script: str) -> Iterator[list[str]]:
             yield shlex.split(found[1])
 
 
+def filled(word: str, folder: Path) -> str:
+    """A word as the shell makes it, of variables whose value must be of a kind."""
+    word = word.replace("$USER_ID", str(UUID(int=1)))
+    if word.startswith("$FOLDER/"):
+        path = folder / word.removeprefix("$FOLDER/")
+        path.touch()
+        return str(path)
+    return word
+
+
 OURS = [words for each in FENCED.findall(DOCUMENT) for words in words_of(each)]
 
 
 @pytest.mark.parametrize("words", OURS, ids=" ".join)
-def test_every_command_of_the_document_is_one(words: list[str]) -> None:
+def test_every_command_of_the_document_is_one(words: list[str], tmp_path: Path) -> None:
     command: click.Command | None = main
     context = click.Context(main)
-    rest = list(words)
+    rest = [filled(word, tmp_path) for word in words]
     while isinstance(command, click.Group):
         _, command, rest = command.resolve_command(context, rest)
     assert command is not None
     # Raises UsageError where an option or an argument is wrong.
-    command.make_context(" ".join(words), rest)
+    with command.make_context(" ".join(words), rest):
+        pass
 
 
 def test_every_fence_is_a_script_that_the_shell_understands() -> None:
@@ -201,3 +232,19 @@ def test_every_setting_of_the_document_is_one() -> None:
     names = {name for row in rows for name in re.findall(r"`([A-Z_]+)", row)}
     assert len(names) > 5
     assert {name.lower() for name in names} <= set(Settings.model_fields)
+
+
+def test_the_runbooks_extract_of_the_sealed_log_holds(
+    databases: Databases, redis_url: str
+) -> None:
+    with databases.fresh() as url, working(url, redis_url) as running:
+        parts = running.server._parts
+        sealer = Sealer(
+            database=parts.database, keyring=parts.keyring, clock=parts.clock
+        )
+        running.public.register(DevWallet.generate())
+        sealer.seal()
+        done = follow(running, "Verifying the audit log", "Giving a part of it away")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("whole: ")
+    assert "\nholds\nuser    " in done.stdout

@@ -183,6 +183,7 @@ class TestKyc:
         self, shared: Service, chief: Person, ann: Person
     ) -> None:
         kyc = api_key(shared, "users.kyc", name="checker")
+        prefix = kyc[1].split("_")[1]
         basic = set_kyc(shared, kyc, ann.user_id, KycLevel.KYC_LEVEL_BASIC, "papers")
         assert basic.kyc_level == KycLevel.KYC_LEVEL_BASIC
         assert basic.etag != ann.user.etag
@@ -194,7 +195,7 @@ class TestKyc:
         full = set_kyc(shared, bearer(chief), ann.user_id.upper())
         assert full == me(shared.api, ann.bearer)
         first, second = audited(shared, ann.user_id, "user.kyc_level_set")
-        assert first["actor"] == "service:checker"
+        assert first["actor"] == f"service:checker/{prefix}"
         assert first["details"] == {"reason": "papers", "changes": {"kyc_level": 2}}
         assert second["actor"] == f"admin:{chief.user_id}"
         told = shared.sql.events(ann.user_id)[-1]
@@ -270,7 +271,20 @@ class TestEveryAct:
             ACTS[act](shared, bearer(chief), missing, WHY)
         assert caught[0].metadata == {"user_id": missing}
 
-    @pytest.mark.parametrize("reason", ["", "x" * 501])
+    @pytest.mark.parametrize(
+        "reason",
+        [
+            "",
+            "x" * 501,
+            "nul\0",
+            "\0",
+            "two\nlines",
+            "\x7f",
+            "\u202egnirts",
+            " x",
+            "x ",
+        ],
+    )
     def test_a_reason_has_its_bounds(
         self, shared: Service, chief: Person, ann: Person, act: str, reason: str
     ) -> None:

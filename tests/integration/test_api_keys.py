@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import grpc
+import psycopg
 import pytest
 from grpc import StatusCode
+from psycopg import sql
+from structlog.testing import capture_logs
 
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1 import user_service_pb2 as user_pb
-from pourtier_grpc.auth.api_keys import ApiKeys
-from pourtier_grpc.cli.api_keys import SCOPES
+from pourtier_grpc.auth.api_keys import SCOPES, ApiKeys
 from pourtier_grpc.store.api_keys import ApiKeyRecord
 from support.api import Refused, refusal
 from support.callers import Person, person
@@ -84,13 +87,34 @@ class TestMaking:
         key = create(shared, "architect", "users.read", "auth.introspect", "users.read")
         assert record_of(shared, key).scopes == ("auth.introspect", "users.read")
 
+    @pytest.mark.parametrize(
+        ("name", "scope", "sentence"),
+        [
+            ("", "users.read", "lower-case word"),
+            ("Chevalier", "users.read", "lower-case word"),
+            ("a/b", "users.read", "lower-case word"),
+            ("chevalier\n", "users.read", "lower-case word"),
+            ("a" * 65, "users.read", "lower-case word"),
+            ("chevalier", "users.readall", "scopes are auth.introspect, "),
+            ("chevalier", "", "scopes are"),
+        ],
+    )
+    def test_a_name_or_a_scope_that_is_none_is_refused(
+        self, shared: Service, name: str, scope: str, sentence: str
+    ) -> None:
+        before = shared.sql.counts()
+        with pytest.raises(ValueError, match=sentence):
+            create(shared, name, scope)
+        assert shared.sql.counts() == before
+
     def test_the_command_knows_every_scope_that_the_contract_asks_for(self) -> None:
         assert sorted(SCOPES) == sorted(scopes_of(contract_rpcs()))
 
     def test_making_and_revoking_are_audited_without_the_secret(
         self, own: Service
     ) -> None:
-        key = create(own, "chevalier", "users.read", "users.kyc")
+        day = timedelta(days=1)
+        key = create(own, "chevalier", "users.read", "users.kyc", expires_in=day)
         assert keys_of(own).revoke(prefix_of(key))
         for action in ("api_key.created", "api_key.revoked"):
             (event,) = bodies(own, action)
@@ -98,11 +122,30 @@ class TestMaking:
             assert (event["user_id"], event["session_id"]) == (None, None)
             assert event["personal"] == {}
             assert event["details"] == {
+                "expire_time": (own.clock.now() + day).isoformat(),
                 "key_id": str(record_of(own, key).key_id),
                 "name": "chevalier",
                 "prefix": prefix_of(key),
                 "scopes": ["users.kyc", "users.read"],
             }
+
+    def test_each_key_that_an_overlap_ends_earlier_is_audited(
+        self, own: Service
+    ) -> None:
+        hours = {n: timedelta(hours=n) for n in (1, 4)}
+        old = create(own, "dealer")
+        create(own, "dealer", expires_in=hours[1])
+        create(own, "other")
+        create(own, "dealer", overlap=hours[4])
+        (event,) = bodies(own, "api_key.expiry_set")
+        assert event["actor"] == "operator"
+        assert event["details"] == {
+            "expire_time": (own.clock.now() + hours[4]).isoformat(),
+            "key_id": str(record_of(own, old).key_id),
+            "name": "dealer",
+            "prefix": prefix_of(old),
+            "scopes": ["users.read"],
+        }
 
     def test_they_are_listed_by_name_and_age_with_their_states(
         self, own: Service
@@ -166,7 +209,11 @@ class TestChecking:
 
     @pytest.mark.parametrize("scope", ["users.kyc", "auth.introspect", "users.readall"])
     def test_another_scope_opens_nothing(self, shared: Service, scope: str) -> None:
-        key = create(shared, "narrow", scope)
+        key = create(shared, "narrow", "users.kyc")
+        # One of them is of a later release.
+        shared.sql.run(
+            "UPDATE api_keys SET scopes = %s WHERE prefix = %s", [scope], prefix_of(key)
+        )
         with refusal("PERMISSION_DENIED", StatusCode.PERMISSION_DENIED):
             use(shared, key)
 
@@ -292,6 +339,42 @@ class TestLastUse:
         outcomes = together(32, lambda _: use(shared, key))
         assert len(successes(outcomes)) == 32
         assert record_of(shared, key).last_used_time == shared.clock.now()
+
+    @pytest.mark.parametrize(
+        "lock",
+        [
+            "SELECT 1 FROM api_keys FOR UPDATE",
+            "LOCK TABLE api_keys IN SHARE MODE",
+        ],
+    )
+    def test_a_lock_keeps_nobody_waiting(
+        self, own: Service, database_url: str, lock: LiteralString
+    ) -> None:
+        key = create(own)
+        with psycopg.connect(database_url) as other:
+            other.execute(lock)
+            start = time.monotonic()
+            assert use(own, key)
+            assert use(own, key)
+            assert time.monotonic() - start < 2
+        assert record_of(own, key).last_used_time is None
+        own.clock.move(minutes=1)
+        assert use(own, key)
+        assert record_of(own, key).last_used_time == own.clock.now()
+
+    def test_a_database_that_can_only_be_read_is_read(self, own: Service) -> None:
+        key = create(own)
+        name = own.sql.one("SELECT current_database() AS name")["name"]
+        read_only = "ALTER DATABASE {} SET default_transaction_read_only = on"
+        own.sql.run(sql.SQL(read_only).format(sql.Identifier(name)))
+        own.server._parts.database.close()
+        with capture_logs() as logs:
+            assert use(own, key)
+            assert use(own, key)
+        (line,) = [each for each in logs if each["log_level"] == "warning"]
+        assert (line["key"], line["reason"]) == (prefix_of(key), "DATABASE_UNAVAILABLE")
+        assert key not in repr(logs)
+        assert record_of(own, key).last_used_time is None
 
 
 def test_a_revocation_among_calls_is_final(shared: Service) -> None:

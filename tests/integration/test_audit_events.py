@@ -110,6 +110,7 @@ class TestEvents:
         boss = ("authorization", f"Bearer {chief.bearer}")
         ann = person(own)
         kyc = api_key(own, "users.kyc", name="checker")
+        prefix = kyc[1].split("_")[1]
         users = own.api.users
         own.api.call(
             users.SetKycLevel,
@@ -122,7 +123,7 @@ class TestEvents:
             bearer=ann.bearer,
         )
         suspend(own, chief.bearer, ann.user_id)
-        own.server._parts.key_rotation.rotate(KeyUse.HMAC)
+        own.server._parts.key_rotation.rotate(KeyUse.HMAC, at_once=True)
         own.clock.move(days=31)
         own.server._parts.expiry.sweep()
         boss = (
@@ -136,12 +137,14 @@ class TestEvents:
             ("user.registered", users_actor),
             ("session.started", users_actor),
             ("user.updated", users_actor),
-            ("user.kyc_level_set", "service:checker"),
+            ("user.kyc_level_set", f"service:checker/{prefix}"),
             ("user.suspended", admins),
             ("session.ended", admins),
             ("session.ended", "system"),
             ("api_key.created", "operator"),
             ("key.rotated", "operator"),
+            ("key.generated", "operator"),
+            ("key.generated", "system"),
         }
 
     def test_what_was_erased_is_empty_and_the_event_stays(
@@ -298,6 +301,14 @@ class TestFilters:
         other = person(shared)
         refuse(shared, ann)
         mine = every(shared, boss, user_id=ann.user_id.upper())
+        first = page(shared, boss, user_id=ann.user_id, page_size=1)
+        rest = page(
+            shared,
+            boss,
+            user_id=ann.user_id.upper(),
+            page_token=first.next_page_token,
+        )
+        assert ids([*first.events, *rest.events]) == ids(mine)
         assert {e.user_id for e in mine} == {ann.user_id}
         # Of a refused proof nobody is proven, so it is nobody's.
         assert "proof.refused" not in {e.action for e in mine}

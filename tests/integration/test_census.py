@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
 from pourtier_grpc.store import census
+from support.callers import admin, person
 from support.service import Service
 
-IDLE = timedelta(days=30)
+IDLE, ADMIN = timedelta(days=30), timedelta(hours=1)
+
+
+def take(service: Service, now: datetime) -> census.Counts:
+    parts = service.server._parts
+    return census.take(parts.database, parts.lifetimes.cutoffs(now))
 
 
 def test_everything_is_counted_where_that_is_cheap(own: Service) -> None:
-    database = own.server._parts.database
     now = own.clock.now()
-    empty = census.take(database, now, IDLE)
+    empty = take(own, now)
     assert empty == census.Counts(
         users_active=0, sessions_live=0, events_waiting=0, oldest_waiting=None
     )
@@ -24,11 +29,19 @@ def test_everything_is_counted_where_that_is_cheap(own: Service) -> None:
     own.clock.move(minutes=5)
     own.api.login(wallet)
     later = own.clock.now()
-    assert census.take(database, later, IDLE) == census.Counts(
+    assert take(own, later) == census.Counts(
         users_active=2, sessions_live=3, events_waiting=2, oldest_waiting=now
     )
-    assert census.take(database, now + IDLE, IDLE).sessions_live == 1
-    assert census.take(database, later + timedelta(days=90), IDLE).sessions_live == 0
+    assert take(own, now + IDLE).sessions_live == 1
+    assert take(own, later + timedelta(days=90)).sessions_live == 0
+
+
+def test_an_administrators_session_is_counted_for_its_hour(own: Service) -> None:
+    admin(own)
+    person(own)
+    began = own.clock.now()
+    assert take(own, began + ADMIN - timedelta(microseconds=1)).sessions_live == 2
+    assert take(own, began + ADMIN).sessions_live == 1
 
 
 def test_what_is_dear_to_count_is_estimated(
@@ -42,5 +55,5 @@ def test_what_is_dear_to_count_is_estimated(
         " '{}', 0, now(), now() FROM generate_series(1, 10000) AS n"
     )
     own.sql.run("ANALYZE users")
-    counts = census.take(own.server._parts.database, own.clock.now(), IDLE)
+    counts = take(own, own.clock.now())
     assert counts.users_active == pytest.approx(9000, rel=0.1)

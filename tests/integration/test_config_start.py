@@ -19,16 +19,16 @@ import psycopg
 import pytest
 
 from pourtier.v1.status_service_pb2 import GetStatusRequest
-from pourtier_grpc.auth.keyring import generate_missing
+from pourtier_grpc.auth.new_keys import generate_missing
 from pourtier_grpc.clock import SystemClock
 from pourtier_grpc.config import ConfigError, Settings
 from pourtier_grpc.devtools.dev import is_ready
-from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.process import ChildProcess
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.server import Server
 from pourtier_grpc.store.opening import open_database
 from support.api import Api
+from support.ports import free_port
 from support.servers import Databases
 
 PLATFORM = Path(__file__).parents[1] / "data" / "pourtier.yaml"
@@ -61,7 +61,13 @@ def environment(database_url: str, folder: Path) -> Environment:
 @contextmanager
 def serving(environment: dict[str, str], folder: Path) -> Iterator[ChildProcess]:
     child = ChildProcess(
-        "the service", SERVE, log=folder / "log", cwd=Path.cwd(), env=environment
+        "the service",
+        SERVE,
+        log=folder / "log",
+        cwd=Path.cwd(),
+        env=environment,
+        # Longer than it lets calls end by default, which the platform's file leaves.
+        grace=40,
     )
     listen = environment.get("GRPC_LISTEN") or environment["POURTIER_GRPC_PORT"]
     target = f"127.0.0.1:{listen.rpartition(':')[2]}"
@@ -138,10 +144,10 @@ class TestPlatformFile:
 
 class TestPlaintext:
     def test_a_listener_off_loopback_does_not_start(
-        self, environment: Environment
+        self, make_settings: MakeSettings
     ) -> None:
         address = f"0.0.0.0:{free_port()}"
-        assert refusal_to_start(environment(GRPC_LISTEN=address)) == (
+        assert refusal_of(make_settings(grpc_listen=(address,))) == (
             f"GRPC_LISTEN={address} is plaintext off loopback: give it TLS "
             "(TLS_CERT_FILE, TLS_KEY_FILE), or put it behind a closed network and say "
             "so with ALLOW_PLAINTEXT=true"
@@ -195,7 +201,16 @@ class TestRefusals:
             ({"database_url": None}, "DATABASE_URL is not set"),
             ({"database_url": f"mysql://u:{SECRET}@h"}, "DATABASE_URL is not a postgr"),
             ({"jwt_algorithm": "HS256"}, "JWT_ALGORITHM=HS256 needs JWT_SECRET_KEY"),
-            ({"grpc_listen": "nonsense"}, "nonsense cannot be listened on"),
+            ({"grpc_listen": "192.0.2.1:1"}, "192.0.2.1:1 cannot be listened on"),
+            *(
+                ({"database_url": f"postgresql://{url}"}, "DATABASE_URL cannot be read")
+                for url in (
+                    f"u:{SECRET}@h:port/d",
+                    f"u:{SECRET}@h/d?nonsense=1",
+                    f"u:{SECRET}@h/d?port=x",
+                    f"u:{SECRET}@[::1/d",
+                )
+            ),
         ],
     )
     def test_a_setting_that_cannot_be_used_is_named(

@@ -200,6 +200,15 @@ class TestBatch:
         assert list(answer.missing_user_ids) == missing
         assert answer.users[1] == me(shared.api, people[0].bearer)
 
+    def test_an_id_that_comes_in_capitals_too_is_answered_once(
+        self, shared: Service, ann: Person, reader: Credential
+    ) -> None:
+        missing = "f" + str(uuid4())[1:]
+        asked = [ann.user_id, missing.upper(), ann.user_id.upper(), missing]
+        answer = batch(shared, asked, reader)
+        assert [user.user_id for user in answer.users] == [ann.user_id]
+        assert list(answer.missing_user_ids) == [missing]
+
     def test_a_thousand_are_answered_and_one_more_is_refused(
         self, shared: Service, ann: Person, reader: Credential
     ) -> None:

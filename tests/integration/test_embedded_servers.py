@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ from redis.retry import Retry
 from pourtier_grpc.devtools import state as state_module
 from pourtier_grpc.devtools.embedded import EmbeddedServer
 from pourtier_grpc.devtools.envoy import EmbeddedEnvoy, find_envoy, validate
-from pourtier_grpc.devtools.ports import free_port, is_free, require_free
+from pourtier_grpc.devtools.ports import is_free, require_free
 from pourtier_grpc.devtools.postgres import EmbeddedPostgres, embedded_database
 from pourtier_grpc.devtools.process import ChildProcess, DevServerError, find_binary
 from pourtier_grpc.devtools.redis import EmbeddedRedis
 from pourtier_grpc.devtools.state import State, account_of, closed_to, open_state
+from support.ports import free_port
+from support.waiting import wait_until
 
 IS_ROOT = os.geteuid() == 0
 as_root = pytest.mark.skipif(not IS_ROOT, reason="needs root to change users")
@@ -136,13 +138,6 @@ def gone(pid: int) -> bool:
     except OSError:
         return True
     return status.rpartition(")")[2].split()[0] == "Z"
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def python(
@@ -268,7 +263,7 @@ def test_a_server_outlives_the_thread_that_started_it(
 
 def test_an_unexpected_end_is_reported(postgres: EmbeddedPostgres) -> None:
     os.kill(postgres.pid, signal.SIGINT)
-    wait_for(lambda: gone(postgres.pid))
+    wait_until(lambda: gone(postgres.pid))
     with pytest.raises(DevServerError, match="received fast shutdown request"):
         postgres.check()
     postgres.start()
@@ -510,7 +505,7 @@ time.sleep(60)
     assert len(pids) == 3
     parent.kill()
     parent.communicate()
-    wait_for(lambda: all(gone(pid) for pid in pids))
+    wait_until(lambda: all(gone(pid) for pid in pids))
     state = open_state(data)
     with EmbeddedPostgres(state) as postgres, EmbeddedRedis(state) as cache:
         assert postgres.owned
@@ -584,7 +579,7 @@ def test_a_server_without_owner_is_replaced(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_for(lambda: not is_free(server.port))
+    wait_until(lambda: not is_free(server.port))
     with kind(state) as successor:
         assert successor.owned
         assert successor.pid != orphan.pid

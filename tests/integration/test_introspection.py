@@ -152,22 +152,21 @@ def test_of_a_token_that_is_not_alive_nothing_else_is_said(
     assert introspect(shared, token, key) == INACTIVE
 
 
-def test_a_token_that_dies_between_two_looks_is_not_active(
-    shared: Service, ann: Person, monkeypatch: pytest.MonkeyPatch
+def test_it_is_good_until_its_session_ends_where_that_is_earlier(
+    shared: Service, key: tuple[str, str], ann: Person
 ) -> None:
-    """A call takes time; the expiry may come in its midst."""
-    sessions = shared.server._parts.sessions
-    verify = sessions._access_tokens.verify
-
-    class Dying:
-        def verify(self, token: str, now: datetime) -> object:
-            try:
-                return verify(token, now)
-            finally:
-                shared.clock.move(minutes=30)
-
-    monkeypatch.setattr(sessions, "_access_tokens", Dying())
-    assert sessions.introspect(ann.bearer) == INACTIVE
+    """Its user has become an administrator, whose sessions last an hour."""
+    began = shared.clock.now()
+    shared.clock.move(minutes=50)
+    tokens = shared.api.refresh(ann.tokens.refresh_token)
+    before = introspect(shared, tokens.access_token, key).expire_time
+    assert before.ToDatetime(UTC) > began + timedelta(hours=1)
+    user_id = UUID(ann.user_id)
+    administration(shared).grant_role(user_id, ADMIN_ROLE, BY_COMMAND)
+    answer = introspect(shared, tokens.access_token, key)
+    assert answer.expire_time.ToDatetime(UTC) == began + timedelta(hours=1)
+    shared.clock.move(minutes=10)
+    assert introspect(shared, tokens.access_token, key) == INACTIVE
 
 
 @pytest.mark.parametrize("size", [0, 4097])

@@ -89,6 +89,8 @@ class Callers:
             except Refused as error:
                 outcome.refused.append((begun, error.reason))
             outcome.calls += 1
+            # Far below what is promised, and not all that the machine can do.
+            time.sleep(0.005)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,7 @@ class TestEverywhere:
             with Callers([reader(api) for api in pair.clients]) as callers:
                 callers.wait(20)
                 old = signed_by(ann.bearer)
-                pair.parts.key_rotation.rotate(ACCESS)
+                pair.parts.key_rotation.rotate(ACCESS, at_once=True)
                 # Past the moment at which both have followed.
                 _sleep_past_following()
                 fresh = [api.login(ann.wallet).tokens for api in pair.clients[:2]]
@@ -194,7 +196,7 @@ class TestEverywhere:
             old = in_state(pair.sql, HMAC, "active")
             with Callers(works) as callers:
                 callers.wait(10)
-                pair.parts.key_rotation.rotate(HMAC)
+                pair.parts.key_rotation.rotate(HMAC, at_once=True)
                 _sleep_past_following()
                 callers.wait(10)
                 assert callers.refused == []
@@ -202,8 +204,7 @@ class TestEverywhere:
                 revoked = time.monotonic()
                 callers.wait(10)
                 _sleep_past_following()
-            # Under way while the key died, a refresh is told to try again.
-            told = set(callers.refused) - {"DATABASE_UNAVAILABLE"}
+            told = set(callers.refused)
             assert told == {"REFRESH_TOKEN_INVALID", "NONCE_INVALID"}
             last = {each.refused[-1][1] for each in callers.outcomes}
             assert last == told

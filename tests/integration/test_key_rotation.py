@@ -3,35 +3,86 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
+from grpc import StatusCode
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from structlog.testing import capture_logs
 
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier_grpc.auth.key_rotation import KeyRotation
+from pourtier_grpc.auth.new_keys import generate_missing
+from pourtier_grpc.config import ConfigError
+from pourtier_grpc.devtools.wallet import DevWallet
+from pourtier_grpc.store import sessions as session_rows
+from pourtier_grpc.store.audit import AuditLog
 from pourtier_grpc.store.keys import KeyUse
 from support.api import refusal
-from support.callers import person
+from support.callers import Person, person
 from support.keys import in_state, signed_by, states
 from support.proofs import send
 from support.service import Service
+from support.stubs import health_stub
 from support.tokens import me
+from support.waiting import eventually
 
 ACCESS, HMAC, PSEUDONYM = KeyUse.ACCESS, KeyUse.HMAC, KeyUse.PSEUDONYM
+SERVING = HealthCheckResponse.SERVING
+NOT_SERVING = HealthCheckResponse.NOT_SERVING
 
 
 def rotation(service: Service) -> KeyRotation:
     return service.server._parts.key_rotation
 
 
-def follow(service: Service) -> bool:
+def follow(service: Service) -> None:
     """What the process does by itself, a few times a second."""
-    return service.keyring.refresh()
+    service.keyring.refresh()
+
+
+@pytest.fixture
+def elsewhere(own: Service, folder: Path) -> KeyRotation:
+    """The operator on another machine, whose new files do not come here."""
+    shutil.copytree(own.settings.keys, folder / "elsewhere")
+    parts = own.server._parts
+    return KeyRotation(
+        database=parts.database,
+        folder=folder / "elsewhere",
+        audit_log=AuditLog(own.keyring.pseudonym),
+        clock=own.clock,
+    )
+
+
+def bring_files(own: Service, folder: Path) -> None:
+    """The files that were made elsewhere arrive."""
+    shutil.copytree(folder / "elsewhere", own.settings.keys, dirs_exist_ok=True)
+    follow(own)
+
+
+def readiness(service: Service) -> int:
+    request = HealthCheckRequest(service="readiness")
+    return health_stub(service.api.channel).Check(request).status
+
+
+def revoke_after(monkeypatch: pytest.MonkeyPatch, own: Service, function: str) -> None:
+    """Revokes the active HMAC key when a store's function has next done its work."""
+    before = getattr(session_rows, function)
+
+    def work_and_revoke(*args: Any, **named: Any) -> Any:
+        done = before(*args, **named)
+        monkeypatch.setattr(session_rows, function, before)
+        assert revoke(own, in_state(own.sql, HMAC, "active"))
+        return done
+
+    monkeypatch.setattr(session_rows, function, work_and_revoke)
 
 
 def rotate(service: Service, use: KeyUse = ACCESS) -> str:
-    key_id = rotation(service).rotate(use)
+    key_id = rotation(service).rotate(use, at_once=True)
+    assert key_id is not None
     follow(service)
     return key_id
 
@@ -88,7 +139,7 @@ class TestRotation:
         follow(own)
         assert first in published(own)
         own.clock.move(seconds=1)
-        assert follow(own)
+        follow(own)
         assert first not in published(own)
         with refusal("TOKEN_INVALID"):
             me(own.api, ann.bearer)
@@ -138,6 +189,34 @@ class TestRotation:
         assert event["actor"] == "operator"
         assert event["details"] == {"use": "access", "retired": old, "active": new}
 
+    @pytest.mark.parametrize("use", [ACCESS, HMAC])
+    def test_a_key_that_copies_of_the_key_set_may_lack_does_not_sign(
+        self, own: Service, use: KeyUse
+    ) -> None:
+        own.clock.move(minutes=10)
+        first = rotation(own).rotate(use)
+        assert first is not None
+        before = own.sql.everything()
+        own.clock.move(seconds=599)
+        assert rotation(own).rotate(use) is None
+        assert own.sql.everything() == before
+        own.clock.move(seconds=1)
+        second = rotation(own).rotate(use)
+        assert second not in {None, first}
+        assert rotation(own).rotate(use, at_once=True) not in {None, second}
+
+    def test_every_key_that_is_made_is_audited(self, own: Service) -> None:
+        rotate(own)
+        revoke(own, in_state(own.sql, HMAC, "next"))
+        told = bodies(own, "key.generated")
+        made = own.sql.run("SELECT key_id, use FROM signing_keys")
+        assert {(e["details"]["key_id"], e["details"]["use"]) for e in told} == {
+            (row["key_id"], row["use"]) for row in made
+        }
+        actors = [event["actor"] for event in told]
+        assert actors == ["system"] * 7 + ["operator"] * 2
+        assert {event["details"]["state"] for event in told} == {"active", "next"}
+
     def test_a_rotation_that_fails_leaves_everything_as_it_was(
         self, own: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -148,7 +227,7 @@ class TestRotation:
         with monkeypatch.context() as broken:
             broken.setattr(rotation(own), "_record", fail)
             with pytest.raises(RuntimeError, match="halfway"):
-                rotation(own).rotate(ACCESS)
+                rotation(own).rotate(ACCESS, at_once=True)
         assert own.sql.everything() == before
         # The file that it left behind is taken up by the next one.
         left = {path.name for path in own.settings.keys.iterdir()}
@@ -157,6 +236,39 @@ class TestRotation:
 
 
 class TestRevocation:
+    @pytest.mark.parametrize("use", [ACCESS, HMAC])
+    @pytest.mark.parametrize("state", ["active", "next"])
+    def test_its_file_is_kept_where_no_database_takes_it_for_a_new_key(
+        self, own: Service, use: KeyUse, state: str
+    ) -> None:
+        stolen, folder = in_state(own.sql, use, state), own.settings.keys
+        file = folder / f"{use}-{stolen}.jwk"
+        content = file.read_text()
+        assert revoke(own, stolen)
+        assert not file.exists()
+        aside = folder / f"{file.name}.revoked"
+        assert aside.read_text() == content
+        assert aside.stat().st_mode & 0o777 == 0o600
+        # As a database that was brought back from before the key was made.
+        own.sql.run("SET session_replication_role = replica")
+        own.sql.run("DELETE FROM signing_keys WHERE use = %s", use.value)
+        own.sql.run("RESET session_replication_role")
+        for left in folder.glob(f"{use}-*.jwk"):
+            left.unlink()
+        database = own.server._parts.database
+        made = generate_missing(database, folder, own.clock.now())
+        assert stolen not in {record.key_id for record in made}
+
+    def test_a_file_that_cannot_be_renamed_is_told_of_and_the_key_is_revoked(
+        self, own: Service
+    ) -> None:
+        stolen = in_state(own.sql, ACCESS, "active")
+        in_the_way = own.settings.keys / f"access-{stolen}.jwk.revoked"
+        in_the_way.mkdir()
+        with pytest.raises(ConfigError, match=r"is revoked, but .*: rename or remove"):
+            revoke(own, stolen)
+        assert states(own.sql, ACCESS)[stolen] == "revoked"
+
     def test_what_it_signed_is_refused_and_the_next_one_signs(
         self, own: Service
     ) -> None:
@@ -221,13 +333,118 @@ class TestRevocation:
         missing = own.settings.keys / f"access-{in_state(own.sql, ACCESS, 'next')}.jwk"
         kept = missing.read_bytes()
         missing.unlink()
-        with capture_logs() as logs:
-            assert not follow(own)
-        assert any(missing.name in str(line.get("reason")) for line in logs)
+        follow(own)
         with refusal("TOKEN_INVALID"):
             me(own.api, ann.bearer)
+        # The one that signs now was here already.
+        tokens = own.api.refresh(ann.tokens.refresh_token)
+        assert signed_by(tokens.access_token) == in_state(own.sql, ACCESS, "active")
+        assert me(own.api, tokens.access_token).user_id == ann.user_id
+        assert missing.stem.removeprefix("access-") not in published(own)
         missing.write_bytes(kept)
         missing.chmod(0o600)
-        assert follow(own)
-        tokens = own.api.refresh(ann.tokens.refresh_token)
+        follow(own)
+        assert missing.stem.removeprefix("access-") in published(own)
+
+    def test_a_process_without_the_rotated_file_signs_as_before(
+        self, own: Service, elsewhere: KeyRotation, folder: Path
+    ) -> None:
+        ann = person(own)
+        between = elsewhere.rotate(ACCESS, at_once=True)
+        active = elsewhere.rotate(ACCESS, at_once=True)
+        follow(own)
+        tokens = own.api.login(ann.wallet).tokens
+        # It may have looked between the two, and has had that key's file all along.
+        assert signed_by(tokens.access_token) in {signed_by(ann.bearer), between}
         assert me(own.api, tokens.access_token).user_id == ann.user_id
+        bring_files(own, folder)
+        tokens = own.api.login(ann.wallet).tokens
+        assert signed_by(tokens.access_token) == active
+
+    @pytest.mark.parametrize("use", [ACCESS, HMAC])
+    def test_a_process_that_has_nothing_but_revoked_keys_signs_with_none(
+        self, own: Service, elsewhere: KeyRotation, folder: Path, use: KeyUse
+    ) -> None:
+        ann, proof = person(own), own.api.proof(DevWallet.generate())
+        assert eventually(lambda: readiness(own) == SERVING)
+        known = set(states(own.sql, use))
+        with capture_logs() as logs:
+            for state in ("next", "active"):
+                elsewhere.revoke(in_state(own.sql, use, state), "stolen")
+            follow(own)
+            before = own.sql.everything()
+            with refusal("SERVICE_UNAVAILABLE", StatusCode.UNAVAILABLE) as caught:
+                own.api.login(ann.wallet)
+            assert caught[0].retry is not None
+            if use is ACCESS:
+                assert published(own) == []
+                with refusal("TOKEN_INVALID"):
+                    me(own.api, ann.bearer)
+                # Neither the proof nor the refresh token is used up.
+                with refusal("SERVICE_UNAVAILABLE"):
+                    send(own, "Register", proof)
+                with refusal("SERVICE_UNAVAILABLE"):
+                    own.api.refresh(ann.tokens.refresh_token)
+            else:
+                with refusal("NONCE_INVALID"):
+                    send(own, "VerifyWallet", proof)
+                with refusal("REFRESH_TOKEN_INVALID"):
+                    own.api.refresh(ann.tokens.refresh_token)
+            assert eventually(lambda: readiness(own) == NOT_SERVING)
+        counts = "refused_proofs"
+        assert {**own.sql.everything(), counts: []} == {**before, counts: []}
+        said = [line["event"] for line in logs if line["log_level"] == "error"]
+        assert "there is no key to sign with; nobody can sign in here" in said
+        # Told once, however often it is found.
+        assert said.count("keys cannot be followed") <= 2
+        bring_files(own, folder)
+        tokens = own.api.login(ann.wallet).tokens
+        if use is ACCESS:
+            assert signed_by(tokens.access_token) not in known
+            assert send(own, "Register", proof)
+        assert own.api.refresh(tokens.refresh_token)
+        assert eventually(lambda: readiness(own) == SERVING)
+
+
+class TestRevocationDuringARefresh:
+    """The key dies when the session has been moved on, and has no tokens yet."""
+
+    @pytest.fixture
+    def ann(self, own: Service) -> Person:
+        made = person(own)
+        own.clock.move(minutes=1)
+        return made
+
+    @pytest.mark.parametrize("function", ["find", "rotate"])
+    def test_a_token_under_it_is_refused_as_any_other(
+        self,
+        own: Service,
+        ann: Person,
+        monkeypatch: pytest.MonkeyPatch,
+        function: str,
+    ) -> None:
+        revoke_after(monkeypatch, own, function)
+        with refusal("REFRESH_TOKEN_INVALID"):
+            own.api.refresh(ann.tokens.refresh_token)
+        with refusal("REFRESH_TOKEN_INVALID"):
+            own.api.refresh(ann.tokens.refresh_token)
+
+    def test_a_token_under_another_gets_tokens_under_the_one_that_signs_then(
+        self, own: Service, ann: Person, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rotate(own, HMAC)
+        revoke_after(monkeypatch, own, "rotate")
+        tokens = own.api.refresh(ann.tokens.refresh_token)
+        own.clock.move(minutes=1)
+        assert own.api.refresh(tokens.refresh_token)
+
+    def test_a_token_whose_successor_is_under_it_gets_another_successor(
+        self, own: Service, ann: Person
+    ) -> None:
+        rotate(own, HMAC)
+        lost = own.api.refresh(ann.tokens.refresh_token)
+        assert revoke(own, in_state(own.sql, HMAC, "active"))
+        with refusal("REFRESH_TOKEN_INVALID"):
+            own.api.refresh(lost.refresh_token)
+        tokens = own.api.refresh(ann.tokens.refresh_token)
+        assert own.api.refresh(tokens.refresh_token) == tokens

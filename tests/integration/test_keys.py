@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from pourtier_grpc.auth import key_files
+from pourtier_grpc.auth import key_files, keyring
 from pourtier_grpc.auth.keyring import KeyLifetimes, Keyring, list_keys
 from pourtier_grpc.clock import SystemClock
 from pourtier_grpc.config import ConfigError
 from pourtier_grpc.devtools.process import DevServerError
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.store.engine import Database
-from pourtier_grpc.store.keys import KeyState, KeyUse
+from pourtier_grpc.store.keys import KeyRecord, KeyState, KeyUse
 from support.processes import serve_process
 from support.proofs import send
 from support.servers import Databases
@@ -35,6 +38,8 @@ LIVE = [
     (KeyUse.HMAC, KeyState.ACTIVE),
     (KeyUse.HMAC, KeyState.NEXT),
     (KeyUse.PSEUDONYM, KeyState.ACTIVE),
+    (KeyUse.EVIDENCE, KeyState.ACTIVE),
+    (KeyUse.EVIDENCE, KeyState.NEXT),
 ]
 LIFETIMES = KeyLifetimes(access=timedelta(minutes=31), hmac=timedelta(days=90))
 FileOf = Callable[..., Path]
@@ -63,6 +68,8 @@ def database(databases: Databases) -> Iterator[str]:
 def database_url(database: str) -> str:
     """One database for all tests here, each of which finds no key in it."""
     with Sql(database) as sql:
+        # A trigger refuses it to everybody else.
+        sql.run("SET session_replication_role = replica")
         sql.run("DELETE FROM signing_keys")
     return database
 
@@ -218,6 +225,20 @@ def test_a_file_that_others_can_read_is_refused(
     assert load()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+@pytest.mark.parametrize("use", KeyUse)
+def test_a_file_of_somebody_else_is_refused(
+    load: Callable[[], Keyring], file_of: FileOf, use: KeyUse
+) -> None:
+    load()
+    path = file_of(use)
+    os.chown(path, 12345, -1)
+    with pytest.raises(ConfigError, match="not a file of the service's own user"):
+        load()
+    os.chown(path, os.geteuid(), -1)
+    assert load()
+
+
 DAMAGES = {
     "empty": "",
     "no JSON": "{",
@@ -326,6 +347,43 @@ def test_many_starts_at_once_make_one_set_of_keys(
 
     assert len(set(successes(together(8, start)))) == 1
     assert len(list(keys.iterdir())) == len(LIVE)
+
+
+def test_two_that_follow_at_once_end_with_what_is_true_last(
+    database_url: str, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that has looked first does not bring a revoked key back."""
+    looked, followed = threading.Event(), threading.Event()
+    look = keyring.list_keys
+
+    def look_and_wait(database: Database) -> list[KeyRecord]:
+        found = look(database)
+        if not looked.is_set():
+            looked.set()
+            # In vain, where the other has to wait for this one.
+            followed.wait(0.5)
+        return found
+
+    with opened(database_url) as database, Sql(database_url) as sql:
+        ring = load_keyring(database, keys)
+        old = ring.access.key_id
+        (following,) = (key.key_id for key in ring.published if key.key_id != old)
+        # So that there is something for the first one to follow.
+        sql.run("UPDATE signing_keys SET state = 'retired' WHERE key_id = %s", old)
+        monkeypatch.setattr(keyring, "list_keys", look_and_wait)
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(ring.refresh)
+            assert looked.wait(5)
+            sql.run("UPDATE signing_keys SET state = 'revoked' WHERE key_id = %s", old)
+            sql.run(
+                "UPDATE signing_keys SET state = 'active' WHERE key_id = %s", following
+            )
+            second = pool.submit(ring.refresh)
+            second.add_done_callback(lambda _: followed.set())
+            for each in (first, second):
+                each.result(10)
+        assert ring.access_key(old) is None
+        assert ring.access.key_id == following
 
 
 def test_the_command_says_in_a_sentence_which_key_is_missing(

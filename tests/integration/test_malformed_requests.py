@@ -23,6 +23,7 @@ from pourtier_grpc.call import methods_of
 from pourtier_grpc.devtools.wallet import DevWallet
 from support.api import Refused, refusal
 from support.callers import admin, api_key
+from support.rpcs import contract_rpcs, minimal
 from support.service import Service
 
 SERVICES = [
@@ -52,6 +53,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "SetKycLevel": {**ACT, "kyc_level": KycLevel.KYC_LEVEL_BASIC},
 }
 Callers = Callable[[str], tuple[tuple[str, str], ...]]
+# Texts that may be long, and from how many characters on they are too long.
+LONG = {("PublishDocument", "content"): 512 * 1024 + 1}
 # Texts that somebody else chose the bounds of: a mask is protobuf's own.
 UNBOUNDED = {("UpdateMe", "paths")}
 # What nobody can change is not looked at, beyond its bounds; nobody has such an e-mail
@@ -144,6 +147,11 @@ def test_a_text_that_is_too_long_is_refused_by_its_name(
     shared: Service, callers: Callers, name: str, path: list[str]
 ) -> None:
     request = request_with(shared, name, path, "a" * 5000)
+    if (name, path[-1]) in LONG:
+        # Of a large request only the first violation is told: it has no other.
+        (rpc,) = (each for each in contract_rpcs() if each.name == name)
+        request = minimal(rpc.request, {path[-1]: "a"})
+        setattr(request, path[-1], "a" * LONG[name, path[-1]])
     if (name, path[-1]) in UNBOUNDED:
         with refusal("INVALID_UPDATE_MASK", StatusCode.INVALID_ARGUMENT) as caught:
             send_raw(shared, name, request.SerializeToString(), *callers(name))
@@ -152,9 +160,9 @@ def test_a_text_that_is_too_long_is_refused_by_its_name(
     before = shared.sql.counts()
     with refusal("INVALID_FIELD", StatusCode.INVALID_ARGUMENT) as caught:
         send_raw(shared, name, request.SerializeToString(), *callers(name))
-    (violation,) = set(caught[0].violations)
-    assert violation.split("[")[0] == ".".join(path)
-    assert caught[0].metadata == {"field": violation}
+    # What a method cannot do without is missing too.
+    assert ".".join(path) in {each.split("[")[0] for each in caught[0].violations}
+    assert caught[0].metadata == {"field": caught[0].violations[0]}
     assert shared.sql.counts() == before
 
 

@@ -339,6 +339,12 @@ CASES: dict[str, tuple[str, Make]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _a_minute_of_its_own(shared: Service) -> None:
+    """Few wallets are told apart in a minute, and all come from one address."""
+    shared.clock.move(minutes=1)
+
+
 @pytest.mark.parametrize("rpc", PROOF_RPCS)
 @pytest.mark.parametrize("case", CASES)
 def test_a_bad_proof_is_refused_and_leaves_nothing_but_a_count(

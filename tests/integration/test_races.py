@@ -158,7 +158,7 @@ def test_of_two_updates_with_one_etag_exactly_one_wins(
 ) -> None:
     registered = shared.registered()[1]
     token, etag = registered.tokens.access_token, registered.user.etag
-    total = rounds(15, 500)
+    total = rounds(10, 500)
 
     def update(number: int) -> User:
         request = user_pb.UpdateMeRequest(

@@ -28,6 +28,12 @@ def minute_of(service: Service) -> datetime:
     return service.clock.now().replace(second=0, microsecond=0)
 
 
+@pytest.fixture(autouse=True)
+def _a_minute_of_its_own(shared: Service) -> None:
+    """Few wallets are told apart in a minute, and all come from one address."""
+    shared.clock.move(minutes=1)
+
+
 def to_the_minute(service: Service) -> None:
     """Moves on to the beginning of the next minute."""
     now = service.clock.now()
@@ -137,6 +143,32 @@ def test_of_many_at_once_none_is_lost(shared: Service, wallet: DevWallet) -> Non
     outcomes = together(40, lambda number: send(shared, "Login", proofs[number]))
     assert reasons(outcomes) == ["SIGNATURE_INVALID"] * 40
     assert [row["count"] for row in rows(shared, wallet)] == [40]
+
+
+def test_strangers_add_few_rows_and_owners_have_theirs(
+    shared: Service, wallet: DevWallet
+) -> None:
+    to_the_minute(shared)
+    mine = shared.api.proof(wallet)
+    send(shared, "Register", mine)
+    before = shared.sql.counts()["refused_proofs"]
+    proofs = [forged(shared, DevWallet.generate()) for _ in range(30)]
+    outcomes = together(30, lambda number: send(shared, "Login", proofs[number]))
+    assert reasons(outcomes) == ["SIGNATURE_INVALID"] * 30
+    assert shared.sql.counts()["refused_proofs"] == before + 11
+    (rest,) = shared.sql.run(
+        "SELECT count FROM refused_proofs WHERE wallet_address = '' AND minute = %s",
+        minute_of(shared),
+    )
+    assert rest["count"] == 20
+    with refusal("SIGNATURE_INVALID"):
+        send(shared, "Login", forged(shared, wallet))
+    assert rows(shared, wallet) == []
+    # The owner's signature tells that it is theirs.
+    for rpc in PROOF_RPCS:
+        with refusal("NONCE_CONSUMED"):
+            send(shared, rpc, mine)
+    assert [row["count"] for row in rows(shared, wallet)] == [3]
 
 
 def test_the_claimed_wallet_is_counted_and_not_the_one_in_the_text(

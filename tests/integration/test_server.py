@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from structlog.testing import capture_logs
 
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1.status_service_pb2 import GetStatusRequest, GetStatusResponse
@@ -105,7 +106,9 @@ class TestHealth:
             raise RuntimeError("a defect")
 
         monkeypatch.setattr(shared.server._readiness, "_redis_answers", fail)
-        assert eventually(lambda: check(shared.api, "readiness") == NOT_SERVING)
+        with capture_logs() as logs:
+            assert eventually(lambda: check(shared.api, "readiness") == NOT_SERVING)
+            assert eventually(lambda: "readiness" in [e.get("work") for e in logs])
         monkeypatch.undo()
         assert eventually(lambda: check(shared.api, "readiness") == SERVING)
 

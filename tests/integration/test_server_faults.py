@@ -78,7 +78,7 @@ def load(target: str, work: Callable[[Api], str]) -> Iterator[Load]:
                 # No details: the transport said it, not the service.
                 found.bare.append(transport_error(error))
                 time.sleep(0.02)
-            time.sleep(0.001)
+            time.sleep(0.005)
         api.close()
 
     with ThreadPoolExecutor(CALLERS) as pool:
@@ -109,7 +109,8 @@ def register(api: Api) -> str:
 class TestSigterm:
     """A process is told to end while its callers go on."""
 
-    DRAIN_SECONDS = 5
+    # Nobody needs it; a busy machine takes seconds of it.
+    DRAIN_SECONDS = 20
 
     @pytest.fixture
     def process(self, folder: Path, database_url: str) -> Iterator[ServeProcess]:
@@ -135,7 +136,7 @@ class TestSigterm:
                 assert not under_way.done()
                 holder.rollback()
                 assert under_way.result(10).display_name == "Slow"
-            assert eventually(lambda: process.child.poll() is not None, within=10)
+            assert eventually(lambda: process.child.poll() is not None, within=25)
             took = time.monotonic() - start
         slow.close()
         assert process.child.poll() == 0
@@ -161,7 +162,7 @@ class TestSigterm:
             with pytest.raises(grpc.RpcError):
                 next(stream)
             told.set()
-            assert eventually(lambda: process.child.poll() == 0, within=5)
+            assert eventually(lambda: process.child.poll() == 0, within=20)
             api.close()
 
 

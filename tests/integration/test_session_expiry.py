@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, timedelta
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from grpc import StatusCode
+from structlog.testing import capture_logs
 
 from pourtier.v1 import auth_service_pb2 as pb
+from pourtier.v1.user_pb2 import User
 from pourtier_grpc.auth import expiry
 from pourtier_grpc.caller import ADMIN_ROLE
+from pourtier_grpc.errors import PourtierError
 from pourtier_grpc.store import sessions as session_rows
+from pourtier_grpc.store.engine import Transaction, unavailable
 from support.api import refusal
 from support.callers import (
     BY_COMMAND,
@@ -127,6 +133,26 @@ class TestClock:
             me(shared.api, tokens.access_token)
         assert caught[0].metadata == {"cause": "EXPIRED"}
 
+    def test_what_is_too_old_for_an_admin_ends_with_the_role_for_good(
+        self, shared: Service
+    ) -> None:
+        admin(shared)  # or ann's were the last one's role
+        ann = person(shared)
+        user_id = UUID(ann.user_id)
+        move(shared, ADMIN - MOMENT)
+        young = shared.api.login(ann.wallet).tokens
+        old = shared.api.refresh(ann.tokens.refresh_token)
+        move(shared, MOMENT)
+        administration(shared).grant_role(user_id, ADMIN_ROLE, BY_COMMAND)
+        assert session_of(shared, ann)["end_cause"] == "EXPIRED"
+        (event,) = audited(shared, ann.user_id, "session.ended")
+        assert event["actor"] == "system"
+        administration(shared).revoke_role(user_id, ADMIN_ROLE, BY_COMMAND)
+        with refusal("SESSION_ENDED") as caught:
+            me(shared.api, old.access_token)
+        assert caught[0].metadata == {"cause": "EXPIRED"}
+        assert me(shared.api, young.access_token).user_id == ann.user_id
+
 
 class TestSweep:
     def test_what_is_over_is_ended_with_its_events(self, swept: Service) -> None:
@@ -225,15 +251,60 @@ class TestSweep:
         assert sweep(swept) == 0
         assert session_of(swept, ann)["end_cause"] == "LOGOUT"
 
-    def test_a_batch_at_a_time_everything_is_ended(
-        self, swept: Service, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("batch", [1, 3, 4, 8, 9])
+    def test_a_batch_after_the_other_everything_is_ended(
+        self, swept: Service, monkeypatch: pytest.MonkeyPatch, batch: int
     ) -> None:
-        monkeypatch.setattr(expiry, "BATCH", 3)
+        monkeypatch.setattr(expiry, "BATCH", batch)
         people = [person(swept) for _ in range(4)]
         for each in people:
             swept.api.login(each.wallet)
         move(swept, IDLE)
-        assert [sweep(swept) for _ in range(4)] == [3, 3, 2, 0]
+        assert [sweep(swept), sweep(swept)] == [8, 0]
+
+    @pytest.mark.parametrize("batch", [1, 200])
+    def test_a_user_whom_another_holds_keeps_nobody_waiting(
+        self, swept: Service, monkeypatch: pytest.MonkeyPatch, batch: int
+    ) -> None:
+        monkeypatch.setattr(expiry, "BATCH", batch)
+        people = [person(swept) for _ in range(3)]
+        move(swept, IDLE)
+        url = swept.settings.database_url
+        assert url is not None
+        with psycopg.connect(url.get_secret_value()) as other:
+            lock = "SELECT 1 FROM users WHERE user_id = %s FOR UPDATE"
+            other.execute(lock, (min(each.user_id for each in people),))
+            start = time.monotonic()
+            assert sweep(swept) == 2
+            assert time.monotonic() - start < 3
+        assert sweep(swept) == 1
+
+    def test_a_user_whose_sessions_cannot_be_ended_is_told_of_and_left(
+        self, swept: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        people = [person(swept) for _ in range(expiry.MOST_FAILURES + 1)]
+        move(swept, IDLE)
+        broken = {people[0].user_id}
+        end = swept.server._parts.sessions.end_those
+
+        def fail_for_some(tx: Transaction, user: User, *rest: Any) -> int:
+            if user.user_id in broken:
+                raise unavailable()
+            return end(tx, user, *rest)
+
+        sessions = swept.server._parts.expiry._sessions
+        monkeypatch.setattr(sessions, "end_those", fail_for_some)
+        with capture_logs() as logs:
+            assert sweep(swept) == expiry.MOST_FAILURES
+        (line,) = [each for each in logs if each["event"] == "expiry failed"]
+        assert line["user_id"] == people[0].user_id
+        for each in people:
+            swept.api.login(each.wallet)
+        move(swept, IDLE)
+        broken |= {each.user_id for each in people}
+        # That is the database's trouble.
+        with pytest.raises(PourtierError):
+            sweep(swept)
 
     def test_processes_that_sweep_at_once_end_each_session_once(
         self, swept: Service
@@ -253,7 +324,7 @@ def test_a_sweep_and_a_refresh_at_once_agree_on_the_end(
     swept: Service, rounds: Callable[[int, int], int]
 ) -> None:
     """A refresh before the end wins over a sweep that has seen the session idle."""
-    total, survived = rounds(10, 200), 0
+    total, survived = rounds(5, 200), 0
     for each in range(total):
         ann = person(swept)
         move(swept, IDLE - MOMENT)

@@ -308,6 +308,22 @@ class TestRevokingAll:
         assert after["event_sequence"] == before["event_sequence"] + len(ended)
         assert me(shared.api, bystander.bearer).user_id == bystander.user_id
 
+    def test_what_is_over_by_time_is_neither_ended_nor_counted(
+        self, shared: Service, ann: Person
+    ) -> None:
+        shared.clock.move(days=31)
+        live = logins(shared, ann, 2)
+        bearer = live[0].access_token
+        # Nobody has swept yet; asked for by its id it is over all the same.
+        revoke(shared, bearer, ann.tokens.session_id)
+        assert revoke_all(shared, bearer, keep_current=True) == 1
+        assert revoke_all(shared, bearer) == 1
+        ended = {e["session_id"] for e in audited(shared, ann.user_id, "session.ended")}
+        assert ended == {each.session_id for each in live}
+        with refusal("SESSION_ENDED") as caught:
+            shared.api.refresh(ann.tokens.refresh_token)
+        assert caught[0].metadata == {"cause": "EXPIRED"}
+
     def test_two_at_once_end_each_session_once(
         self, shared: Service, ann: Person
     ) -> None:

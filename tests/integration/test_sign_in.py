@@ -8,14 +8,17 @@ from collections.abc import Callable
 import grpc
 import pytest
 from grpc import StatusCode
+from sqlalchemy import text
 
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier.v1.auth_service_pb2 import SignatureEncoding
 from pourtier.v1.user_pb2 import KycLevel, UserStatus
 from pourtier_grpc.devtools.wallet import DevWallet
+from pourtier_grpc.store.privileges import Duty
 from support.api import Api, refusal
 from support.proofs import PROOF_RPCS, challenge_of, send, signed
+from support.roles import name_of
 from support.service import Service
 from support.sql import Sql
 
@@ -74,6 +77,7 @@ def test_a_sign_in_writes_one_session_and_one_consumed_nonce(shared: Service) ->
         "sessions": 1,
         "consumed_nonces": 1,
         "audit_events": 1,
+        "audit_unsealed": 1,
         "audit_personal": 1,
     }
 
@@ -209,3 +213,12 @@ def test_a_suspended_user_cannot_sign_in_and_the_proof_survives(
     assert sql.counts() == before
     sql.run("UPDATE users SET status = 1 WHERE user_id = %s", user.user_id)
     assert api.call(api.auth.Login, pb.LoginRequest(**proof)).user == user
+
+
+def test_the_service_under_test_has_no_more_than_its_duty_needs(
+    shared: Service,
+) -> None:
+    """So that whatever else these tests show, a narrower role is enough for it."""
+    with shared.server._parts.database.read() as read:
+        row = read.run(text("SELECT current_user")).one()
+    assert row.current_user == name_of(Duty.SERVING)

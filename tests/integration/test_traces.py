@@ -15,12 +15,13 @@ from structlog.testing import capture_logs
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1.status_service_pb2 import GetStatusRequest
 from pourtier.v1.user_service_pb2 import GetMeRequest
-from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.telemetry import otlp
 from support import stack
 from support.api import Api, refusal
+from support.json_api import JsonApi
 from support.otlp import Receiver, receiver
+from support.ports import free_port
 from support.processes import serving
 from support.servers import Databases
 from support.service import Service, service
@@ -290,17 +291,70 @@ class TestTheReceiver:
             assert quiet.server._tracing is None
 
 
-def test_the_edge_passes_the_trace_on(
-    databases: Databases, redis_url: str, collector: Receiver
-) -> None:
-    with stack.stack(
-        databases,
-        redis_url,
-        otel_exporter_otlp_endpoint=collector.endpoint,
-        trace_sample_ratio=0,
-    ) as behind:
-        for header in (SAMPLED, UNSAMPLED):
-            answer = behind.public.call("GET", "/health", headers=dict([header]))
-            assert answer.status_code == 200
-    (span,) = collector.named("pourtier.v1.StatusService/GetStatus")
-    assert (span.trace_id, span.parent_id) == (TRACE, SPAN)
+class TestBehindTheEdge:
+    """A stranger is anybody who comes through the public listener."""
+
+    GET_STATUS = "pourtier.v1.StatusService/GetStatus"
+
+    def test_no_stranger_decides_what_is_sampled(
+        self, databases: Databases, redis_url: str, collector: Receiver
+    ) -> None:
+        with stack.stack(
+            databases,
+            redis_url,
+            otel_exporter_otlp_endpoint=collector.endpoint,
+            trace_sample_ratio=0,
+        ) as behind:
+            forged = {"x-pourtier-listener": "internal", "tracestate": "forged=1"}
+            with capture_logs() as logs:
+                self.call(behind.public, SAMPLED, **forged)
+                self.call_natively(behind.public, SAMPLED, *forged.items())
+                assert eventually(
+                    lambda: len([each for each in logs if each["event"] == "call"]) == 2
+                )
+            lines = [each for each in logs if each["event"] == "call"]
+            assert [each["trace_id"] for each in lines] == [TRACE, TRACE]
+            self.call(behind.internal, UNSAMPLED)
+            self.call(behind.internal, SAMPLED, tracestate="vendor=opaque")
+        (span,) = collector.named(self.GET_STATUS)
+        assert (span.trace_id, span.parent_id) == (TRACE, SPAN)
+        assert span.raw.trace_state == "vendor=opaque"
+
+    def test_what_is_sampled_continues_a_strangers_trace(
+        self, databases: Databases, redis_url: str, collector: Receiver
+    ) -> None:
+        with stack.stack(
+            databases, redis_url, otel_exporter_otlp_endpoint=collector.endpoint
+        ) as behind:
+            for header in (SAMPLED, UNSAMPLED):
+                self.call(behind.public, header, tracestate="forged=1")
+            self.call(behind.internal, UNSAMPLED)
+        spans = collector.named(self.GET_STATUS, 2)
+        assert len(spans) == 2
+        for span in spans:
+            assert (span.trace_id, span.parent_id) == (TRACE, SPAN)
+            assert span.raw.trace_state == ""
+
+    def test_what_says_nothing_on_the_edges_socket_is_a_stranger(
+        self, traced: Service, collector: Receiver
+    ) -> None:
+        api = Api(f"unix:{traced.settings.grpc_unix_socket}")
+        api.call(api.status.GetStatus, GetStatusRequest(), SAMPLED)
+        api.close()
+        # Natively there is nobody in between: the header is the caller's own word.
+        listener = ("x-pourtier-listener", "public")
+        get_status = traced.api.status.GetStatus
+        traced.api.call(get_status, GetStatusRequest(), SAMPLED, listener)
+        assert len(collector.named(self.GET_STATUS)) == 1
+
+    @staticmethod
+    def call(listener: JsonApi, header: tuple[str, str], **others: str) -> None:
+        headers = {**dict([header]), **others}
+        answer = listener.call("GET", "/health", headers=headers)
+        assert answer.status_code == 200
+
+    @staticmethod
+    def call_natively(listener: JsonApi, *headers: tuple[str, str]) -> None:
+        api = Api(listener.http.base_url.netloc.decode())
+        api.call(api.status.GetStatus, GetStatusRequest(), *headers)
+        api.close()

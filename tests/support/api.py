@@ -104,8 +104,8 @@ class Api:
             "signature": wallet.sign_text(message.encode()),
         }
 
-    def register(self, wallet: DevWallet, **fields: str) -> pb.RegisterResponse:
-        values: dict[str, Any] = {"wallet_type": "test", **fields}
+    def register(self, wallet: DevWallet, **fields: Any) -> pb.RegisterResponse:
+        values = {"wallet_type": "test", **fields}
         request = pb.RegisterRequest(**self.proof(wallet), **values)
         return self.call(self.auth.Register, request)
 

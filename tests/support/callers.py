@@ -10,13 +10,14 @@ from uuid import UUID
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier.v1.user_pb2 import User
-from pourtier_grpc.caller import ADMIN_ROLE, OPERATOR
+from pourtier_grpc.caller import ADMIN_ROLE, Act
 from pourtier_grpc.devtools.wallet import DevWallet
-from pourtier_grpc.users.admin import Act, Administration
+from pourtier_grpc.users.admin import Administration
+from support import legal
 from support.service import Service
 
 WHY = "a stolen account"
-BY_COMMAND = Act(actor=OPERATOR, reason="by command")
+BY_COMMAND = Act(reason="by command")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Person:
         return self.tokens.access_token
 
 
-def person(service: Service, **fields: str) -> Person:
+def person(service: Service, **fields: Any) -> Person:
     """A new account."""
     wallet, made = service.registered(**fields)
     return Person(wallet=wallet, user=made.user, tokens=made.tokens)
@@ -46,9 +47,10 @@ def administration(service: Service) -> Administration:
     return service.server._parts.administration
 
 
-def admin(service: Service, **fields: str) -> Person:
+def admin(service: Service, **fields: Any) -> Person:
     """A new account that has the role, by command."""
-    made = person(service, **fields)
+    agreed = {"accepted_document_ids": legal.in_force(service)}
+    made = person(service, **{**agreed, **fields})
     administration(service).grant_role(UUID(made.user_id), ADMIN_ROLE, BY_COMMAND)
     return made
 

@@ -88,7 +88,7 @@ class JsonApi:
             "signature": wallet.sign_text(message.encode()),
         }
 
-    def register(self, wallet: DevWallet, **fields: str) -> dict[str, Any]:
+    def register(self, wallet: DevWallet, **fields: Any) -> dict[str, Any]:
         """Opens an account; answers user and tokens."""
         body = {**self.proof(wallet), "wallet_type": "phantom", **fields}
         return answered(self.call("POST", "/api/auth/register", body))

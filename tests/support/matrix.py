@@ -19,12 +19,12 @@ from google.protobuf.message_factory import GetMessageClass
 
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1.policy_pb2 import Access
-from pourtier_grpc.caller import ADMIN_ROLE, OPERATOR
+from pourtier_grpc.caller import ADMIN_ROLE, Act
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.errors import ErrorReason
 from pourtier_grpc.interceptors.error_mapping import CODE_OF_REASON
 from pourtier_grpc.store.keys import KeyUse
-from pourtier_grpc.users.admin import Act
+from support import legal
 from support.api import TIMEOUT, refused
 from support.json_api import HTTP_STATUS, JsonApi
 from support.rpcs import Binding, NoRequestError, Rpc, minimal, rule_of
@@ -130,6 +130,8 @@ class Person:
     session_id: str
     wallet_address: str
     bearer: str
+    # Nobody's own, and there for everybody.
+    document_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,12 +167,32 @@ NAMED = {
         not_found="SESSION_NOT_FOUND",
         hides=True,
     ),
+    "ValidateDeploymentRequest.user_id": Named(
+        of=lambda person: person.user_id,
+        unknown=lambda: str(uuid4()),
+        # That there is no such user is an answer, too.
+        not_found=OK,
+    ),
+    "document_id": Named(
+        of=lambda person: person.document_id,
+        unknown=lambda: str(uuid4()),
+        not_found="DOCUMENT_NOT_FOUND",
+    ),
+    "document_ids": Named(
+        of=lambda person: [person.document_id],
+        unknown=lambda: [str(uuid4())],
+        not_found="DOCUMENT_NOT_FOUND",
+    ),
     "GetUserByWalletRequest.wallet_address": Named(
         of=lambda person: person.wallet_address,
         unknown=lambda: DevWallet.generate().address,
         not_found="USER_NOT_FOUND",
     ),
 }
+
+
+# What a rule refuses although the policy lets it in.
+RULED_OUT = {("ReinstateUser", Target.OWN): "PERMISSION_DENIED"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +257,8 @@ def expected(one: Combination) -> str:
         return refusal
     if not any(_admits(access, one) for access in allow):
         return "PERMISSION_DENIED"
+    if one.target is not None and (one.rpc.name, one.target) in RULED_OUT:
+        return RULED_OUT[one.rpc.name, one.target]
     named = named_field(one.rpc)
     absent = one.target is Target.MISSING or (
         one.target is Target.ANOTHERS and named is not None and named[1].hides
@@ -287,6 +311,7 @@ class World:
         self._parts = service.server._parts
         self._scopes = frozenset(scopes)
         self._edges = edges
+        self._document_id = legal.publish(service).document_id
         self._people: dict[Caller, Person] = {}
         self._api_keys: dict[frozenset[str], str] = {}
         self._expired_key = self._make_api_key(self._scopes, timedelta(minutes=1))
@@ -403,7 +428,7 @@ class World:
 
     def _make(self, who: Caller) -> Person:
         person = self._register()
-        user_id, act = UUID(person.user_id), Act(actor=OPERATOR, reason="the matrix")
+        user_id, act = UUID(person.user_id), Act(reason="the matrix")
         match who:
             case Caller.ADMIN:
                 self._parts.administration.grant_role(user_id, ADMIN_ROLE, act)
@@ -416,19 +441,22 @@ class World:
         return person
 
     def _register(self) -> Person:
-        wallet, made = self.service.registered()
+        agreed = legal.in_force(self.service)
+        wallet, made = self.service.registered(accepted_document_ids=agreed)
         return Person(
             user_id=made.user.user_id,
             session_id=made.tokens.session_id,
             wallet_address=wallet.address,
             bearer=made.tokens.access_token,
+            document_id=self._document_id,
         )
 
     def _under_a_revoked_key(self) -> Person:
         # The expired token's key is another: each has one fault alone. The server
         # follows by itself; following beside it could set it back for a moment.
         keyring = self._parts.keyring
-        active = self._parts.key_rotation.rotate(KeyUse.ACCESS)
+        active = self._parts.key_rotation.rotate(KeyUse.ACCESS, at_once=True)
+        assert active is not None
         assert eventually(lambda: keyring.access.key_id == active)
         person = self._register()
         assert self._parts.key_rotation.revoke(active, "the matrix")

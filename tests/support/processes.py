@@ -1,8 +1,7 @@
-"""Real `pourtier serve` processes that share one database and one folder of keys."""
+"""Real `pourtier serve` and `worker` processes on one database and folder of keys."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pourtier_grpc.config import CONFIG_VARIABLE, Settings
 from pourtier_grpc.devtools.dev import is_ready
-from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.process import ChildProcess
+from pourtier_grpc.store.privileges import Duty
+from support.commands import environment
+from support.ports import free_port
+from support.roles import as_role
 from support.service import ORIGIN, OTHER_ORIGIN
 
 
@@ -40,7 +41,7 @@ def serve_process(
     """
     port = free_port()
     values = {
-        "database_url": database_url,
+        "database_url": as_role(database_url, Duty.SERVING),
         "pourtier_data_dir": folder,
         "grpc_listen": f"127.0.0.1:{port}",
         "grpc_unix_socket": folder / f"serve-{number}.sock",
@@ -55,14 +56,32 @@ def serve_process(
         f"server {number}",
         [sys.executable, "-m", "pourtier_grpc", "serve"],
         log=folder / f"serve-{number}.log",
-        # Coverage finds its configuration and writes its data here.
-        cwd=Path.cwd(),
-        env={
-            **_environment(),
-            **{name.upper(): str(value) for name, value in values.items()},
-        },
+        env=environment(**values),
     )
     return ServeProcess(child=child, target=f"127.0.0.1:{port}")
+
+
+def worker_process(
+    folder: Path, database_url: str, number: int = 0, **settings: Any
+) -> ChildProcess:
+    """A worker that has not been started; see `serve_process`, and `start_worker`."""
+    values = {
+        "database_url": as_role(database_url, Duty.WORKING),
+        "pourtier_data_dir": folder,
+        "pourtier_metrics_port": 0,
+        **settings,
+    }
+    return ChildProcess(
+        f"worker {number}",
+        [sys.executable, "-m", "pourtier_grpc", "worker"],
+        log=folder / f"worker-{number}.log",
+        env=environment(**values),
+    )
+
+
+def start_worker(worker: ChildProcess) -> None:
+    """Returns when a worker's loops run; may be called again after an end."""
+    worker.start(lambda: '"working"' in worker.log_tail(), timeout=60)
 
 
 @contextmanager
@@ -80,9 +99,3 @@ def serving(
         with ThreadPoolExecutor(count) as pool:
             list(pool.map(ServeProcess.start, processes))
         yield processes
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment without any setting of the service."""
-    ours = {name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
-    return {name: value for name, value in os.environ.items() if name not in ours}

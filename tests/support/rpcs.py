@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 from uuid import uuid4
 
@@ -36,8 +36,14 @@ from pourtier.v1 import policy_pb2
 from pourtier.v1.policy_pb2 import MethodPolicy
 from pourtier_grpc.server import descriptor_set
 
-# Values for fields that none of the candidates below fits, by `Message.field`.
-VALUES: Mapping[str, object] = {}
+_numbers = count(1)
+
+# What makes values for fields that none of the candidates below fits, by
+# `Message.field`.
+VALUES: Mapping[str, Callable[[], object]] = {
+    # Each is published once.
+    "PublishDocumentRequest.version": lambda: f"{next(_numbers)}.0",
+}
 
 # protovalidate has no stub of its rules for google.protobuf; the extensions are known.
 FIELD_RULES: Any = validate_pb2.DESCRIPTOR.extensions_by_name["field"]
@@ -169,7 +175,7 @@ def _minimal(descriptor: Descriptor, values: Mapping[str, object]) -> Message:
         if field.name in values:
             _set(message, field, values[field.name])
         elif key in VALUES:
-            _set(message, field, VALUES[key])
+            _set(message, field, VALUES[key]())
         elif _is_required(field):
             _fill(message, field)
     return message
@@ -195,12 +201,12 @@ def _candidates(field: FieldDescriptor) -> Iterator[object]:
     if not field.is_repeated:
         yield from _values(field, rules)
         return
-    count = max(1, rules.repeated.min_items)
+    size = max(1, rules.repeated.min_items)
     for kind in range(len(list(_values(field, rules.repeated.items)))):
         # Anew for each item, so that ids differ.
         yield [
             next(islice(_values(field, rules.repeated.items), kind, None))
-            for _ in range(count)
+            for _ in range(size)
         ]
 
 

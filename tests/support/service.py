@@ -12,8 +12,10 @@ from pourtier_grpc.auth.keyring import Keyring
 from pourtier_grpc.config import Settings, load
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.server import Server
+from pourtier_grpc.store.privileges import Duty
 from support.api import Api
 from support.clock import ManualClock
+from support.roles import as_role
 from support.servers import Databases, state_folder
 from support.sql import Sql
 
@@ -37,7 +39,7 @@ class Service:
     def keyring(self) -> Keyring:
         return self.server._parts.keyring
 
-    def registered(self, **fields: str) -> tuple[DevWallet, pb.RegisterResponse]:
+    def registered(self, **fields: Any) -> tuple[DevWallet, pb.RegisterResponse]:
         """A new wallet, and the account that it has opened."""
         wallet = DevWallet.generate()
         return wallet, self.api.register(wallet, **fields)
@@ -51,11 +53,13 @@ def service(databases: Databases, **changes: Any) -> Iterator[Service]:
 
 
 @contextmanager
-def running(database_url: str, **changes: Any) -> Iterator[Service]:
-    """A service on a database that is there."""
+def running(
+    database_url: str, duty: Duty = Duty.SERVING, **changes: Any
+) -> Iterator[Service]:
+    """A service on a database that is there, by the role of a duty."""
     with state_folder() as folder:
         values = {
-            "database_url": database_url,
+            "database_url": as_role(database_url, duty),
             "pourtier_data_dir": folder,
             "grpc_listen": ("127.0.0.1:0",),
             "grpc_unix_socket": folder / "grpc-0.sock",

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from pourtier_grpc.devtools.ports import free_port
 from support import callers, service
 from support.edge import edge
 from support.json_api import JsonApi
+from support.ports import free_port
 from support.servers import Databases, state_folder
 from support.service import Service
 

@@ -14,3 +14,8 @@ def eventually(condition: Callable[[], bool], within: float = 5.0) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def wait_until(condition: Callable[[], bool], within: float = 30.0) -> None:
+    """Returns once a condition is true, for which a busy machine is given time."""
+    assert eventually(condition, within), f"it did not happen in {within:g} s"

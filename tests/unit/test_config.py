@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pourtier_grpc.config import ConfigError, Settings, is_loopback, load
+from pourtier_grpc.addresses import is_loopback
+from pourtier_grpc.config import ConfigError, Settings, load
 
 PLATFORM = Path(__file__).parents[1] / "data" / "pourtier.yaml"
 # Every secret below says so, and none may appear where a person reads.
@@ -324,6 +325,7 @@ class TestUnsafe:
             ),
             ({"database_url": None}, "DATABASE_URL is not set"),
             ({"metrics_host": "10.0.0.1"}, "METRICS_HOST=10.0.0.1 is plaintext off"),
+            ({"failpoints": "sealing.locked"}, "FAILPOINTS would have the process"),
         ],
     )
     def test_an_unsafe_setting_is_named_and_is_the_only_one_named(
@@ -332,6 +334,41 @@ class TestUnsafe:
         (named,) = production(**changes).unsafe()
         assert sentence in named
         assert SECRET not in named
+
+    def test_metrics_are_plaintext_beside_tls_too(self) -> None:
+        tls = {"tls_cert_file": "/c.pem", "tls_key_file": "/k.pem"}
+        exposed = {**tls, "grpc_listen": "0.0.0.0:1", "metrics_host": "10.0.0.1"}
+        (named,) = production(**exposed).unsafe()
+        assert named.startswith("METRICS_HOST=10.0.0.1 is plaintext off loopback")
+        assert production(**exposed, allow_plaintext=True).unsafe() == []
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            "unix:/run/pourtier.sock",
+            "unix:///run/pourtier.sock",
+            "unix-abstract:pourtier",
+            "vsock:2:1",
+            "dns:///localhost:1",
+            "ipv4:127.0.0.1:1",
+            "nonsense",
+            "127.0.0.1",
+            ":50051",
+            "127.0.0.1:x",
+            "127.0.0.1:65536",
+            "::1:50051",
+            "127.0.0.1:1\n",
+        ],
+    )
+    def test_the_native_listener_is_a_host_and_a_port(self, address: str) -> None:
+        with pytest.raises(ConfigError, match=r"is not host:port \(.*GRPC_UNIX_SOCKET"):
+            load(grpc_listen=("127.0.0.1:1", address))
+
+    @pytest.mark.parametrize(
+        "address", ["127.0.0.1:0", "localhost:1", "[::1]:65535", "a.b-c.example:1"]
+    )
+    def test_a_host_and_a_port_are_taken_as_they_are(self, address: str) -> None:
+        assert load(grpc_listen=address).listen == (address,)
 
     def test_every_unsafe_setting_is_named(self) -> None:
         named = production(

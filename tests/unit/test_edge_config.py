@@ -14,11 +14,12 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodOptions
 
 from e2e.edge_rig import SYNTHETIC, compile_contract, contract_services
 from pourtier.v1 import error_reason_pb2, policy_pb2
+from pourtier_grpc.config import load
 from pourtier_grpc.devtools import edge
 from pourtier_grpc.devtools.edge_replies import replies
 from pourtier_grpc.devtools.edge_settings import Address, EdgeSettings
-from pourtier_grpc.devtools.edge_yaml import Note, Shared, plain
-from pourtier_grpc.devtools.edge_yaml import render as render_yaml
+from pourtier_grpc.devtools.edge_yaml import plain
+from pourtier_grpc.interceptors.entry import EDGE_LISTENER
 
 METHODS = [method for one in contract_services() for method in one.methods]
 BUFFER = "envoy.filters.http.buffer"
@@ -59,9 +60,10 @@ def manager(config: dict[str, Any], listener: str) -> dict[str, Any]:
 def routes(config: dict[str, Any], listener: str) -> dict[str, Any]:
     """The action of each exact path."""
     (host,) = manager(config, listener)["route_config"]["virtual_hosts"]
-    *exact, last = host["routes"]
+    *exact, grpc, last = host["routes"]
+    assert set(grpc["match"]) == {"prefix", "headers"}
     assert last["match"] == {"prefix": "/"}
-    assert last["route"]["cluster"] == "nothing"
+    assert grpc["route"]["cluster"] == last["route"]["cluster"] == "nothing"
     return {one["match"]["path"]: one["route"] for one in exact}
 
 
@@ -138,6 +140,13 @@ class TestRoutes:
         }
         assert set(removed["public"]) - set(removed["internal"]) == {"x-api-key"}
 
+    def test_each_listener_says_which_it_is(self, config: dict[str, Any]) -> None:
+        for name in ("public", "internal"):
+            added = manager(config, name)["route_config"]["request_headers_to_add"]
+            told = [one for one in added if one["header"]["key"] == EDGE_LISTENER]
+            assert [one["header"]["value"] for one in told] == [name]
+            assert told[0]["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD"
+
     def test_proxies_stand_before_the_public_listener_only(self) -> None:
         settings = EdgeSettings(trusted_proxies=2)
         config = yaml.safe_load(edge.render(settings))
@@ -165,6 +174,28 @@ class TestFilters:
         off = stream["typed_per_filter_config"]
         assert set(off) == {names[at - 1], names[at + 1]}
         assert all(one["disabled"] for one in off.values())
+
+    def test_the_listeners_differ_in_limits_alone(self, config: dict[str, Any]) -> None:
+        public, internal = (
+            manager(config, listener)["http_filters"]
+            for listener in ("public", "internal")
+        )
+        assert [each["name"] for each in public] == [each["name"] for each in internal]
+        differ = {
+            (one["name"], key)
+            for one, other in zip(public, internal, strict=True)
+            for key, value in one["typed_config"].items()
+            if other["typed_config"][key] != value
+        }
+        assert differ == {
+            (f"{BUFFER}.received", "max_request_bytes"),
+            (TRANSCODER, "max_request_body_size"),
+            (TRANSCODER, "max_response_body_size"),
+            (BUFFER, "max_request_bytes"),
+        }
+
+    def test_services_may_send_what_the_service_reads(self) -> None:
+        assert EdgeSettings().max_internal_body_bytes == load().max_request_bytes
 
     def test_no_query_reaches_into_a_body(self, synthetic: dict[str, Any]) -> None:
         policies = http_filter(synthetic, RBAC)["rules"]["policies"]
@@ -252,7 +283,7 @@ class TestTranscoder:
 class TestReplies:
     def test_reasons_are_in_the_registry(self) -> None:
         names = set(error_reason_pb2.ErrorReason.keys())
-        assert {f"ERROR_REASON_{one.reason}" for one in replies(1)} <= names
+        assert {f"ERROR_REASON_{one.reason}" for one in replies()} <= names
 
     def test_details_are_known_to_the_transcoder(self) -> None:
         # It leaves the whole body empty where it does not know a detail's type.
@@ -350,39 +381,3 @@ class TestSettings:
     def test_addresses(self) -> None:
         settings = EdgeSettings(public=Address(host="0.0.0.0", port=1))  # noqa: S104 - not opened
         assert "address: 0.0.0.0, port_value: 1 }" in edge.render(settings)
-
-
-class TestYaml:
-    def test_what_needs_quotes_has_them(self) -> None:
-        values: list[Any] = [
-            "*",
-            "",
-            "true",
-            "1",
-            "1e3",
-            "a: b",
-            "#",
-            "é",
-            'x"y',
-            "30s",
-        ]
-        values += [True, 1, 0.5, [], {}, ["-"], {"@": "%"}, {"no": "null", "k": "~"}]
-        assert yaml.safe_load(render_yaml({"v": values, "on": values})) == {
-            "v": values,
-            "on": values,
-        }
-
-    def test_comments_and_anchors(self) -> None:
-        shared = Shared("same", [Note("first", {"a": 1})])
-        text = render_yaml({"x": Note("why", shared), "z": shared})
-        assert text.splitlines() == [
-            "# why",
-            "x: &same",
-            "  # first",
-            "  - { a: 1 }",
-            "z: *same",
-        ]
-
-    def test_two_values_of_one_name_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="same"):
-            render_yaml({"x": Shared("same", 1), "y": Shared("same", 1)})

@@ -76,7 +76,7 @@ def test_the_layers_name_the_module_of_every_command() -> None:
     [
         (("--help",), SERVER | DATABASE | RARE | COMMON),
         (("wallet", "--help"), SERVER | DATABASE | RARE | COMMON),
-        (("wallet", "sign-in", "--help"), DATABASE | RARE | {"structlog"}),
+        (("wallet", "sign-in", "--help"), DATABASE | RARE),
         (("keys", "list", "--help"), SERVER | RARE | {"pourtier_grpc.wiring"}),
         (("user", "show", "--help"), SERVER | RARE),
         (("serve", "--help"), RARE | {"pourtier_grpc.devtools.edge"}),

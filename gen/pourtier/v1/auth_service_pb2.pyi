@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from pourtier.v1 import json_web_key_pb2 as _json_web_key_pb2
 from pourtier.v1 import user_pb2 as _user_pb2
 import builtins as _builtins
 import sys
@@ -309,6 +310,7 @@ class RegisterRequest(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     EMAIL_FIELD_NUMBER: _builtins.int
     LOCALE_FIELD_NUMBER: _builtins.int
+    ACCEPTED_DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
     wallet_address: _builtins.str
     """The address that has signed."""
     signature: _builtins.str
@@ -327,6 +329,12 @@ class RegisterRequest(_message.Message):
     """An e-mail address, as in `User.email`. May be empty."""
     locale: _builtins.str
     """A language, as in `User.locale`. May be empty."""
+    @_builtins.property
+    def accepted_document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The documents that the person accepts: one of every kind in force, in any language.
+        Documents announced for later may be among them.
+        """
+
     def __init__(
         self,
         *,
@@ -339,10 +347,11 @@ class RegisterRequest(_message.Message):
         display_name: _builtins.str = ...,
         email: _builtins.str = ...,
         locale: _builtins.str = ...,
+        accepted_document_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "signed", b"signed", "signed_message", b"signed_message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "email", b"email", "locale", b"locale", "message", b"message", "signature", b"signature", "signature_encoding", b"signature_encoding", "signed", b"signed", "signed_message", b"signed_message", "wallet_address", b"wallet_address", "wallet_type", b"wallet_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_document_ids", b"accepted_document_ids", "display_name", b"display_name", "email", b"email", "locale", b"locale", "message", b"message", "signature", b"signature", "signature_encoding", b"signature_encoding", "signed", b"signed", "signed_message", b"signed_message", "wallet_address", b"wallet_address", "wallet_type", b"wallet_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_signed: _TypeAlias = _typing.Literal["message", "signed_message"]  # noqa: Y015
     _WhichOneofArgType_signed: _TypeAlias = _typing.Literal["signed", b"signed"]  # noqa: Y015
@@ -560,13 +569,13 @@ class GetJwksResponse(_message.Message):
 
     KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___JsonWebKey]:
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[_json_web_key_pb2.JsonWebKey]:
         """The keys: the signing one first, then the next, then older ones."""
 
     def __init__(
         self,
         *,
-        keys: _abc.Iterable[Global___JsonWebKey] | None = ...,
+        keys: _abc.Iterable[_json_web_key_pb2.JsonWebKey] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -575,48 +584,6 @@ class GetJwksResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetJwksResponse: _TypeAlias = GetJwksResponse  # noqa: Y015
-
-@_typing.final
-class JsonWebKey(_message.Message):
-    """An Ed25519 public key as a JSON Web Key (RFC 8037 section 2)."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    KTY_FIELD_NUMBER: _builtins.int
-    CRV_FIELD_NUMBER: _builtins.int
-    X_FIELD_NUMBER: _builtins.int
-    KID_FIELD_NUMBER: _builtins.int
-    ALG_FIELD_NUMBER: _builtins.int
-    USE_FIELD_NUMBER: _builtins.int
-    kty: _builtins.str
-    """The type of key: `OKP`."""
-    crv: _builtins.str
-    """The curve: `Ed25519`."""
-    x: _builtins.str
-    """The public key, base64url without padding."""
-    kid: _builtins.str
-    """The key's id: its RFC 7638 thumbprint."""
-    alg: _builtins.str
-    """The algorithm: `EdDSA`."""
-    use: _builtins.str
-    """What the key is for: `sig`."""
-    def __init__(
-        self,
-        *,
-        kty: _builtins.str = ...,
-        crv: _builtins.str = ...,
-        x: _builtins.str = ...,
-        kid: _builtins.str = ...,
-        alg: _builtins.str = ...,
-        use: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alg", b"alg", "crv", b"crv", "kid", b"kid", "kty", b"kty", "use", b"use", "x", b"x"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___JsonWebKey: _TypeAlias = JsonWebKey  # noqa: Y015
 
 @_typing.final
 class Session(_message.Message):

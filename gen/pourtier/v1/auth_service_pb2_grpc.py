@@ -140,7 +140,12 @@ class AuthServiceServicer:
         another proof of the same wallet with WALLET_ALREADY_REGISTERED, which consumes
         nothing: the same proof then logs in.
 
-        Errors: those of a proof (see VerifyWallet) and WALLET_ALREADY_REGISTERED.
+        The account comes with the consent that the platform needs: the documents accepted
+        cover every kind of legal text in force, in any language.
+
+        Errors: those of a proof (see VerifyWallet), WALLET_ALREADY_REGISTERED,
+        WALLET_SCREENED, CONSENT_REQUIRED, DOCUMENT_NOT_FOUND and DOCUMENT_WITHDRAWN. None
+        of them consumes the proof.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -219,7 +224,7 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeAllSessions(self, request, context):
-        """Ends all of the caller's sessions, or all but the calling one.
+        """Ends all of the caller's live sessions, or all but the calling one.
 
         Any signed-in user may call it. Repeated, it ends what has begun since.
 

@@ -66,7 +66,12 @@ class AuthServiceStub:
     another proof of the same wallet with WALLET_ALREADY_REGISTERED, which consumes
     nothing: the same proof then logs in.
 
-    Errors: those of a proof (see VerifyWallet) and WALLET_ALREADY_REGISTERED.
+    The account comes with the consent that the platform needs: the documents accepted
+    cover every kind of legal text in force, in any language.
+
+    Errors: those of a proof (see VerifyWallet), WALLET_ALREADY_REGISTERED,
+    WALLET_SCREENED, CONSENT_REQUIRED, DOCUMENT_NOT_FOUND and DOCUMENT_WITHDRAWN. None
+    of them consumes the proof.
     """
     Login: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginRequest, _auth_service_pb2.LoginResponse]
     """Opens a session in the wallet's account.
@@ -121,7 +126,7 @@ class AuthServiceStub:
     user.
     """
     RevokeAllSessions: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RevokeAllSessionsRequest, _auth_service_pb2.RevokeAllSessionsResponse]
-    """Ends all of the caller's sessions, or all but the calling one.
+    """Ends all of the caller's live sessions, or all but the calling one.
 
     Any signed-in user may call it. Repeated, it ends what has begun since.
 
@@ -185,7 +190,12 @@ class AuthServiceAsyncStub(AuthServiceStub):
     another proof of the same wallet with WALLET_ALREADY_REGISTERED, which consumes
     nothing: the same proof then logs in.
 
-    Errors: those of a proof (see VerifyWallet) and WALLET_ALREADY_REGISTERED.
+    The account comes with the consent that the platform needs: the documents accepted
+    cover every kind of legal text in force, in any language.
+
+    Errors: those of a proof (see VerifyWallet), WALLET_ALREADY_REGISTERED,
+    WALLET_SCREENED, CONSENT_REQUIRED, DOCUMENT_NOT_FOUND and DOCUMENT_WITHDRAWN. None
+    of them consumes the proof.
     """
     Login: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginRequest, _auth_service_pb2.LoginResponse]  # type: ignore[assignment]
     """Opens a session in the wallet's account.
@@ -240,7 +250,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     user.
     """
     RevokeAllSessions: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RevokeAllSessionsRequest, _auth_service_pb2.RevokeAllSessionsResponse]  # type: ignore[assignment]
-    """Ends all of the caller's sessions, or all but the calling one.
+    """Ends all of the caller's live sessions, or all but the calling one.
 
     Any signed-in user may call it. Repeated, it ends what has begun since.
 
@@ -319,7 +329,12 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         another proof of the same wallet with WALLET_ALREADY_REGISTERED, which consumes
         nothing: the same proof then logs in.
 
-        Errors: those of a proof (see VerifyWallet) and WALLET_ALREADY_REGISTERED.
+        The account comes with the consent that the platform needs: the documents accepted
+        cover every kind of legal text in force, in any language.
+
+        Errors: those of a proof (see VerifyWallet), WALLET_ALREADY_REGISTERED,
+        WALLET_SCREENED, CONSENT_REQUIRED, DOCUMENT_NOT_FOUND and DOCUMENT_WITHDRAWN. None
+        of them consumes the proof.
         """
 
     @_abc_1.abstractmethod
@@ -410,7 +425,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.RevokeAllSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.RevokeAllSessionsResponse, _abc.Awaitable[_auth_service_pb2.RevokeAllSessionsResponse]]:
-        """Ends all of the caller's sessions, or all but the calling one.
+        """Ends all of the caller's live sessions, or all but the calling one.
 
         Any signed-in user may call it. Repeated, it ends what has begun since.
 

@@ -9,6 +9,10 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from pourtier.v1 import denial_pb2 as _denial_pb2
+from pourtier.v1 import document_pb2 as _document_pb2
+from pourtier.v1 import json_web_key_pb2 as _json_web_key_pb2
+from pourtier.v1 import user_pb2 as _user_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -43,8 +47,8 @@ class AuditEvent(_message.Message):
     action: _builtins.str
     """What happened, such as `session.ended`; `proof.refused` for refused proofs."""
     actor: _builtins.str
-    """Who did it: `user:<id>`, `admin:<id>`, `service:<name>`, `operator` or `system`.
-    Empty for refused proofs: nobody has been proven.
+    """Who did it: `user:<id>`, `admin:<id>`, `service:<name>/<prefix>` (of its API key),
+    `operator` or `system`. Empty for refused proofs: nobody has been proven.
     """
     user_id: _builtins.str
     """The user to whom it happened, or empty."""
@@ -167,3 +171,573 @@ class ListAuditEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAuditEventsResponse: _TypeAlias = ListAuditEventsResponse  # noqa: Y015
+
+@_typing.final
+class ListDocumentsRequest(_message.Message):
+    """The request of ListDocuments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    LOCALE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many to answer with, at most. 0 means 50; more than 100 means 100."""
+    page_token: _builtins.str
+    """Where to go on: the `next_page_token` of the answer before, for the same filters.
+    Empty: the beginning.
+    """
+    type: _document_pb2.DocumentType.ValueType
+    """Only texts of that kind."""
+    locale: _builtins.str
+    """Only texts in that language, in letters of any case."""
+    status: _document_pb2.DocumentStatus.ValueType
+    """Only texts that are good for that now."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        type: _document_pb2.DocumentType.ValueType = ...,
+        locale: _builtins.str = ...,
+        status: _document_pb2.DocumentStatus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["locale", b"locale", "page_size", b"page_size", "page_token", b"page_token", "status", b"status", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentsRequest: _TypeAlias = ListDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class ListDocumentsResponse(_message.Message):
+    """A page of legal texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where to go on; empty where this was the end."""
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[_document_pb2.Document]:
+        """The documents, without their content."""
+
+    def __init__(
+        self,
+        *,
+        documents: _abc.Iterable[_document_pb2.Document] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentsResponse: _TypeAlias = ListDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class GetDocumentRequest(_message.Message):
+    """The request of GetDocument."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """Which document."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDocumentRequest: _TypeAlias = GetDocumentRequest  # noqa: Y015
+
+@_typing.final
+class PublishDocumentRequest(_message.Message):
+    """The request of PublishDocument."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    LOCALE_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    type: _document_pb2.DocumentType.ValueType
+    """What kind of text it is."""
+    version: _builtins.str
+    """Its version, `major.minor`, such as `1.0`."""
+    locale: _builtins.str
+    """Its language, as a BCP 47 tag such as `en` or `pt-BR`."""
+    title: _builtins.str
+    """Its title, in its language. At most 200 characters on one line."""
+    content: _builtins.str
+    """The text, without NUL. Its UTF-8 bytes are what is hashed, and what is kept."""
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on it is in force. Absent, or past: from now on."""
+
+    def __init__(
+        self,
+        *,
+        type: _document_pb2.DocumentType.ValueType = ...,
+        version: _builtins.str = ...,
+        locale: _builtins.str = ...,
+        title: _builtins.str = ...,
+        content: _builtins.str = ...,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "effective_time", b"effective_time", "locale", b"locale", "title", b"title", "type", b"type", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishDocumentRequest: _TypeAlias = PublishDocumentRequest  # noqa: Y015
+
+@_typing.final
+class GetEvidenceJwksRequest(_message.Message):
+    """The request of GetEvidenceJwks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEvidenceJwksRequest: _TypeAlias = GetEvidenceJwksRequest  # noqa: Y015
+
+@_typing.final
+class GetEvidenceJwksResponse(_message.Message):
+    """A JSON Web Key Set (RFC 7517 section 5)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[_json_web_key_pb2.JsonWebKey]:
+        """Every key that evidence was ever signed with, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_json_web_key_pb2.JsonWebKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEvidenceJwksResponse: _TypeAlias = GetEvidenceJwksResponse  # noqa: Y015
+
+@_typing.final
+class Acceptance(_message.Message):
+    """That somebody has agreed to a text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTANCE_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    LOCALE_FIELD_NUMBER: _builtins.int
+    CONTENT_SHA256_FIELD_NUMBER: _builtins.int
+    ACCEPT_TIME_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    acceptance_id: _builtins.str
+    """Identifies the acceptance: a UUIDv7."""
+    document_id: _builtins.str
+    """The document that was accepted."""
+    type: _document_pb2.DocumentType.ValueType
+    """What kind of text it is."""
+    version: _builtins.str
+    """The document's version, `major.minor`."""
+    locale: _builtins.str
+    """The document's language."""
+    content_sha256: _builtins.str
+    """The SHA-256 of the text's UTF-8 bytes, in lower-case hexadecimals."""
+    receipt: _builtins.str
+    """The receipt: canonical JSON (RFC 8785), signed by the evidence key. Kept in a file,
+    it can be checked offline with `pourtier legal verify-receipt`.
+    """
+    @_builtins.property
+    def accept_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was accepted."""
+
+    def __init__(
+        self,
+        *,
+        acceptance_id: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+        type: _document_pb2.DocumentType.ValueType = ...,
+        version: _builtins.str = ...,
+        locale: _builtins.str = ...,
+        content_sha256: _builtins.str = ...,
+        accept_time: _timestamp_pb2.Timestamp | None = ...,
+        receipt: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "acceptance_id", b"acceptance_id", "content_sha256", b"content_sha256", "document_id", b"document_id", "locale", b"locale", "receipt", b"receipt", "type", b"type", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Acceptance: _TypeAlias = Acceptance  # noqa: Y015
+
+@_typing.final
+class AcceptDocumentsRequest(_message.Message):
+    """The request of AcceptDocuments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The documents that the person accepts."""
+
+    def __init__(
+        self,
+        *,
+        document_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_ids", b"document_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptDocumentsRequest: _TypeAlias = AcceptDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class AcceptDocumentsResponse(_message.Message):
+    """The documents are accepted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTANCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def acceptances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Acceptance]:
+        """The acceptances, in the order in which their documents were named first."""
+
+    def __init__(
+        self,
+        *,
+        acceptances: _abc.Iterable[Global___Acceptance] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptances", b"acceptances"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptDocumentsResponse: _TypeAlias = AcceptDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class GetComplianceRequest(_message.Message):
+    """The request of GetCompliance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetComplianceRequest: _TypeAlias = GetComplianceRequest  # noqa: Y015
+
+@_typing.final
+class GetComplianceResponse(_message.Message):
+    """How a person stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLIANT_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    ANNOUNCED_FIELD_NUMBER: _builtins.int
+    KYC_LEVEL_FIELD_NUMBER: _builtins.int
+    REQUIRED_KYC_LEVEL_FIELD_NUMBER: _builtins.int
+    compliant: _builtins.bool
+    """True where nothing is missing, and the identity is checked as far as is required."""
+    kyc_level: _user_pb2.KycLevel.ValueType
+    """How far the person's identity has been checked."""
+    required_kyc_level: _user_pb2.KycLevel.ValueType
+    """How far it must have been checked."""
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsentNeeded]:
+        """What the person has not agreed to yet, of what is in force."""
+
+    @_builtins.property
+    def announced(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsentNeeded]:
+        """What will be missing at a time that has been announced, unless it is accepted
+        early.
+        """
+
+    def __init__(
+        self,
+        *,
+        compliant: _builtins.bool = ...,
+        missing: _abc.Iterable[Global___ConsentNeeded] | None = ...,
+        announced: _abc.Iterable[Global___ConsentNeeded] | None = ...,
+        kyc_level: _user_pb2.KycLevel.ValueType = ...,
+        required_kyc_level: _user_pb2.KycLevel.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "compliant", b"compliant", "kyc_level", b"kyc_level", "missing", b"missing", "required_kyc_level", b"required_kyc_level"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetComplianceResponse: _TypeAlias = GetComplianceResponse  # noqa: Y015
+
+@_typing.final
+class ConsentNeeded(_message.Message):
+    """A text of which one version, in any language, must be accepted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    MAJOR_VERSION_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    type: _document_pb2.DocumentType.ValueType
+    """What kind of text it is."""
+    major_version: _builtins.int
+    """The major version that must be accepted; any minor one of it will do."""
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on."""
+
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[_document_pb2.Document]:
+        """The newest text of it in each language, without content: accepting one is enough.
+        What is missing has those in force here, what is announced those announced.
+        """
+
+    def __init__(
+        self,
+        *,
+        type: _document_pb2.DocumentType.ValueType = ...,
+        major_version: _builtins.int = ...,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
+        documents: _abc.Iterable[_document_pb2.Document] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "effective_time", b"effective_time", "major_version", b"major_version", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsentNeeded: _TypeAlias = ConsentNeeded  # noqa: Y015
+
+@_typing.final
+class ListAcceptancesRequest(_message.Message):
+    """The request of ListAcceptances."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many to answer with, at most. 0 means 50; more than 100 means 100."""
+    page_token: _builtins.str
+    """Where to go on: the `next_page_token` of the answer before. Empty: the beginning."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAcceptancesRequest: _TypeAlias = ListAcceptancesRequest  # noqa: Y015
+
+@_typing.final
+class ListAcceptancesResponse(_message.Message):
+    """A page of what a person has accepted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTANCES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where to go on; empty where this was the end."""
+    @_builtins.property
+    def acceptances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Acceptance]:
+        """The acceptances, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        acceptances: _abc.Iterable[Global___Acceptance] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptances", b"acceptances", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAcceptancesResponse: _TypeAlias = ListAcceptancesResponse  # noqa: Y015
+
+@_typing.final
+class ValidateDeploymentRequest(_message.Message):
+    """The request of ValidateDeployment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Who wants to deploy."""
+    consistency: _denial_pb2.Consistency.ValueType
+    """How fresh the answer must be."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        consistency: _denial_pb2.Consistency.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValidateDeploymentRequest: _TypeAlias = ValidateDeploymentRequest  # noqa: Y015
+
+@_typing.final
+class ValidateDeploymentResponse(_message.Message):
+    """Whether a user may deploy now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    DENIALS_FIELD_NUMBER: _builtins.int
+    allowed: _builtins.bool
+    """True where nothing denies it."""
+    @_builtins.property
+    def denials(self) -> _containers.RepeatedCompositeFieldContainer[_denial_pb2.Denial]:
+        """Every reason against it, at once; empty where it is allowed."""
+
+    def __init__(
+        self,
+        *,
+        allowed: _builtins.bool = ...,
+        denials: _abc.Iterable[_denial_pb2.Denial] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "denials", b"denials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValidateDeploymentResponse: _TypeAlias = ValidateDeploymentResponse  # noqa: Y015
+
+@_typing.final
+class BatchValidateDeploymentsRequest(_message.Message):
+    """The request of BatchValidateDeployments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_IDS_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    consistency: _denial_pb2.Consistency.ValueType
+    """How fresh the answer must be."""
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Who wants to deploy. A user who is named twice is answered twice."""
+
+    def __init__(
+        self,
+        *,
+        user_ids: _abc.Iterable[_builtins.str] | None = ...,
+        consistency: _denial_pb2.Consistency.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "user_ids", b"user_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchValidateDeploymentsRequest: _TypeAlias = BatchValidateDeploymentsRequest  # noqa: Y015
+
+@_typing.final
+class BatchValidateDeploymentsResponse(_message.Message):
+    """Whether each of many users may deploy now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeploymentValidation]:
+        """One for each user who was asked about, in that order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___DeploymentValidation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchValidateDeploymentsResponse: _TypeAlias = BatchValidateDeploymentsResponse  # noqa: Y015
+
+@_typing.final
+class DeploymentValidation(_message.Message):
+    """Whether one of many users may deploy now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    DENIALS_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user, as asked about."""
+    allowed: _builtins.bool
+    """True where nothing denies it."""
+    @_builtins.property
+    def denials(self) -> _containers.RepeatedCompositeFieldContainer[_denial_pb2.Denial]:
+        """Every reason against it, at once; empty where it is allowed."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        allowed: _builtins.bool = ...,
+        denials: _abc.Iterable[_denial_pb2.Denial] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "denials", b"denials", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeploymentValidation: _TypeAlias = DeploymentValidation  # noqa: Y015

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from pourtier.v1 import compliance_service_pb2 as pourtier_dot_v1_dot_compliance__service__pb2
+from pourtier.v1 import document_pb2 as pourtier_dot_v1_dot_document__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -26,7 +27,8 @@ if _version_not_supported:
 
 
 class ComplianceServiceStub:
-    """What can be shown to have happened.
+    """Who agreed to which exact text, whether somebody may deploy, and what can be shown to
+    have happened.
     """
 
     def __init__(self, channel):
@@ -35,6 +37,51 @@ class ComplianceServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.ListDocuments = channel.unary_unary(
+                '/pourtier.v1.ComplianceService/ListDocuments',
+                request_serializer=pourtier_dot_v1_dot_compliance__service__pb2.ListDocumentsRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.ListDocumentsResponse.FromString,
+                _registered_method=True)
+        self.GetDocument = channel.unary_unary(
+                '/pourtier.v1.ComplianceService/GetDocument',
+                request_serializer=pourtier_dot_v1_dot_compliance__service__pb2.GetDocumentRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_document__pb2.Document.FromString,
+                _registered_method=True)
+        self.PublishDocument = channel.unary_unary(
+                '/pourtier.v1.ComplianceService/PublishDocument',
+                request_serializer=pourtier_dot_v1_dot_compliance__service__pb2.PublishDocumentRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_document__pb2.Document.FromString,
+                _registered_method=True)
+        self.GetEvidenceJwks = channel.unary_unary(
+                '/pourtier.v1.ComplianceService/GetEvidenceJwks',
+                request_serializer=pourtier_dot_v1_dot_compliance__service__pb2.GetEvidenceJwksRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.GetEvidenceJwksResponse.FromString,
+                _registered_method=True)
+        self.AcceptDocuments = channel.unary_unary(
+                '/pourtier.v1.ComplianceService/AcceptDocuments',
+                request_serializer=pourtier_dot_v1_dot_compliance__service__pb2.AcceptDocumentsRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.AcceptDocumentsResponse.FromString,
+                _registered_method=True)
+        self.GetCompliance = channel.unary_unary(
+                '/pourtier.v1.ComplianceService/GetCompliance',
+                request_serializer=pourtier_dot_v1_dot_compliance__service__pb2.GetComplianceRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.GetComplianceResponse.FromString,
+                _registered_method=True)
+        self.ListAcceptances = channel.unary_unary(
+                '/pourtier.v1.ComplianceService/ListAcceptances',
+                request_serializer=pourtier_dot_v1_dot_compliance__service__pb2.ListAcceptancesRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.ListAcceptancesResponse.FromString,
+                _registered_method=True)
+        self.ValidateDeployment = channel.unary_unary(
+                '/pourtier.v1.ComplianceService/ValidateDeployment',
+                request_serializer=pourtier_dot_v1_dot_compliance__service__pb2.ValidateDeploymentRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.ValidateDeploymentResponse.FromString,
+                _registered_method=True)
+        self.BatchValidateDeployments = channel.unary_unary(
+                '/pourtier.v1.ComplianceService/BatchValidateDeployments',
+                request_serializer=pourtier_dot_v1_dot_compliance__service__pb2.BatchValidateDeploymentsRequest.SerializeToString,
+                response_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.BatchValidateDeploymentsResponse.FromString,
+                _registered_method=True)
         self.ListAuditEvents = channel.unary_unary(
                 '/pourtier.v1.ComplianceService/ListAuditEvents',
                 request_serializer=pourtier_dot_v1_dot_compliance__service__pb2.ListAuditEventsRequest.SerializeToString,
@@ -43,8 +90,117 @@ class ComplianceServiceStub:
 
 
 class ComplianceServiceServicer:
-    """What can be shown to have happened.
+    """Who agreed to which exact text, whether somebody may deploy, and what can be shown to
+    have happened.
     """
+
+    def ListDocuments(self, request, context):
+        """Lists the legal texts that were published, without their content.
+
+        Changes nothing. Anybody may call it. Filters are joined by "and". The order is that
+        of publication, the newest first.
+
+        Errors: INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDocument(self, request, context):
+        """Answers a legal text, with its content.
+
+        Changes nothing. Anybody may call it. A document that was withdrawn is answered too:
+        somebody may have accepted it.
+
+        Errors: DOCUMENT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PublishDocument(self, request, context):
+        """Publishes a legal text, for ever.
+
+        An administrator may call it. A new major version asks everybody again from its
+        effective time on; a new minor version does not. Repeated, it is refused with
+        DOCUMENT_ALREADY_PUBLISHED.
+
+        Errors: DOCUMENT_ALREADY_PUBLISHED, PERMISSION_DENIED, and those of every call by a
+        signed-in user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEvidenceJwks(self, request, context):
+        """Answers the keys that receipts and checkpoints are signed with, as a JSON Web Key
+        Set (RFC 7517). A key stays published for ever. None of them is good for a token.
+
+        Changes nothing. Anybody may call it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcceptDocuments(self, request, context):
+        """Accepts legal texts, and answers the evidence of it.
+
+        A signed-in user may call it. All of them are accepted, or none. Accepting a text
+        twice is the first acceptance again: it is answered, and nothing is changed.
+
+        Errors: DOCUMENT_NOT_FOUND, DOCUMENT_WITHDRAWN, and those of every call by a
+        signed-in user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCompliance(self, request, context):
+        """Answers whether the caller has agreed to all that is in force, what is missing, and
+        how far their identity has been checked.
+
+        Changes nothing. A signed-in user may call it. Who is compliant may still be denied a
+        deployment: by a suspension, or by a wallet that is not served.
+
+        Errors: those of every call by a signed-in user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAcceptances(self, request, context):
+        """Lists what the caller has accepted, the newest first, each with its receipt.
+
+        Changes nothing. A signed-in user may call it.
+
+        Errors: INVALID_PAGE_TOKEN, and those of every call by a signed-in user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ValidateDeployment(self, request, context):
+        """Answers whether a user may deploy a strategy now, and if not, every reason at once.
+
+        Changes nothing. A service with the scope `deployments.validate` may call it. A user
+        who does not exist is denied with USER_NOT_FOUND; that is an answer, and no error.
+
+        Errors: those of every call by a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchValidateDeployments(self, request, context):
+        """Answers the same for many users at once, in the order asked for.
+
+        Changes nothing. A service with the scope `deployments.validate` may call it.
+
+        Errors: those of every call by a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def ListAuditEvents(self, request, context):
         """Lists the audit log, the newest first, with the counts of refused proofs.
@@ -61,6 +217,51 @@ class ComplianceServiceServicer:
 
 def add_ComplianceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'ListDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDocuments,
+                    request_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.ListDocumentsRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_compliance__service__pb2.ListDocumentsResponse.SerializeToString,
+            ),
+            'GetDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDocument,
+                    request_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.GetDocumentRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_document__pb2.Document.SerializeToString,
+            ),
+            'PublishDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.PublishDocument,
+                    request_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.PublishDocumentRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_document__pb2.Document.SerializeToString,
+            ),
+            'GetEvidenceJwks': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEvidenceJwks,
+                    request_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.GetEvidenceJwksRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_compliance__service__pb2.GetEvidenceJwksResponse.SerializeToString,
+            ),
+            'AcceptDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptDocuments,
+                    request_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.AcceptDocumentsRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_compliance__service__pb2.AcceptDocumentsResponse.SerializeToString,
+            ),
+            'GetCompliance': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCompliance,
+                    request_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.GetComplianceRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_compliance__service__pb2.GetComplianceResponse.SerializeToString,
+            ),
+            'ListAcceptances': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAcceptances,
+                    request_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.ListAcceptancesRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_compliance__service__pb2.ListAcceptancesResponse.SerializeToString,
+            ),
+            'ValidateDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ValidateDeployment,
+                    request_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.ValidateDeploymentRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_compliance__service__pb2.ValidateDeploymentResponse.SerializeToString,
+            ),
+            'BatchValidateDeployments': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchValidateDeployments,
+                    request_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.BatchValidateDeploymentsRequest.FromString,
+                    response_serializer=pourtier_dot_v1_dot_compliance__service__pb2.BatchValidateDeploymentsResponse.SerializeToString,
+            ),
             'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAuditEvents,
                     request_deserializer=pourtier_dot_v1_dot_compliance__service__pb2.ListAuditEventsRequest.FromString,
@@ -75,8 +276,252 @@ def add_ComplianceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ComplianceService:
-    """What can be shown to have happened.
+    """Who agreed to which exact text, whether somebody may deploy, and what can be shown to
+    have happened.
     """
+
+    @staticmethod
+    def ListDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.ComplianceService/ListDocuments',
+            pourtier_dot_v1_dot_compliance__service__pb2.ListDocumentsRequest.SerializeToString,
+            pourtier_dot_v1_dot_compliance__service__pb2.ListDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.ComplianceService/GetDocument',
+            pourtier_dot_v1_dot_compliance__service__pb2.GetDocumentRequest.SerializeToString,
+            pourtier_dot_v1_dot_document__pb2.Document.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.ComplianceService/PublishDocument',
+            pourtier_dot_v1_dot_compliance__service__pb2.PublishDocumentRequest.SerializeToString,
+            pourtier_dot_v1_dot_document__pb2.Document.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEvidenceJwks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.ComplianceService/GetEvidenceJwks',
+            pourtier_dot_v1_dot_compliance__service__pb2.GetEvidenceJwksRequest.SerializeToString,
+            pourtier_dot_v1_dot_compliance__service__pb2.GetEvidenceJwksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.ComplianceService/AcceptDocuments',
+            pourtier_dot_v1_dot_compliance__service__pb2.AcceptDocumentsRequest.SerializeToString,
+            pourtier_dot_v1_dot_compliance__service__pb2.AcceptDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCompliance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.ComplianceService/GetCompliance',
+            pourtier_dot_v1_dot_compliance__service__pb2.GetComplianceRequest.SerializeToString,
+            pourtier_dot_v1_dot_compliance__service__pb2.GetComplianceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAcceptances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.ComplianceService/ListAcceptances',
+            pourtier_dot_v1_dot_compliance__service__pb2.ListAcceptancesRequest.SerializeToString,
+            pourtier_dot_v1_dot_compliance__service__pb2.ListAcceptancesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ValidateDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.ComplianceService/ValidateDeployment',
+            pourtier_dot_v1_dot_compliance__service__pb2.ValidateDeploymentRequest.SerializeToString,
+            pourtier_dot_v1_dot_compliance__service__pb2.ValidateDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchValidateDeployments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pourtier.v1.ComplianceService/BatchValidateDeployments',
+            pourtier_dot_v1_dot_compliance__service__pb2.BatchValidateDeploymentsRequest.SerializeToString,
+            pourtier_dot_v1_dot_compliance__service__pb2.BatchValidateDeploymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def ListAuditEvents(request,

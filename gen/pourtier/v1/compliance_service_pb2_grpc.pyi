@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from pourtier.v1 import compliance_service_pb2 as _compliance_service_pb2
+from pourtier.v1 import document_pb2 as _document_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -27,12 +28,86 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ComplianceServiceStub:
-    """What can be shown to have happened."""
+    """Who agreed to which exact text, whether somebody may deploy, and what can be shown to
+    have happened.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ComplianceServiceAsyncStub: ...
+    ListDocuments: _grpc.UnaryUnaryMultiCallable[_compliance_service_pb2.ListDocumentsRequest, _compliance_service_pb2.ListDocumentsResponse]
+    """Lists the legal texts that were published, without their content.
+
+    Changes nothing. Anybody may call it. Filters are joined by "and". The order is that
+    of publication, the newest first.
+
+    Errors: INVALID_PAGE_TOKEN.
+    """
+    GetDocument: _grpc.UnaryUnaryMultiCallable[_compliance_service_pb2.GetDocumentRequest, _document_pb2.Document]
+    """Answers a legal text, with its content.
+
+    Changes nothing. Anybody may call it. A document that was withdrawn is answered too:
+    somebody may have accepted it.
+
+    Errors: DOCUMENT_NOT_FOUND.
+    """
+    PublishDocument: _grpc.UnaryUnaryMultiCallable[_compliance_service_pb2.PublishDocumentRequest, _document_pb2.Document]
+    """Publishes a legal text, for ever.
+
+    An administrator may call it. A new major version asks everybody again from its
+    effective time on; a new minor version does not. Repeated, it is refused with
+    DOCUMENT_ALREADY_PUBLISHED.
+
+    Errors: DOCUMENT_ALREADY_PUBLISHED, PERMISSION_DENIED, and those of every call by a
+    signed-in user.
+    """
+    GetEvidenceJwks: _grpc.UnaryUnaryMultiCallable[_compliance_service_pb2.GetEvidenceJwksRequest, _compliance_service_pb2.GetEvidenceJwksResponse]
+    """Answers the keys that receipts and checkpoints are signed with, as a JSON Web Key
+    Set (RFC 7517). A key stays published for ever. None of them is good for a token.
+
+    Changes nothing. Anybody may call it.
+    """
+    AcceptDocuments: _grpc.UnaryUnaryMultiCallable[_compliance_service_pb2.AcceptDocumentsRequest, _compliance_service_pb2.AcceptDocumentsResponse]
+    """Accepts legal texts, and answers the evidence of it.
+
+    A signed-in user may call it. All of them are accepted, or none. Accepting a text
+    twice is the first acceptance again: it is answered, and nothing is changed.
+
+    Errors: DOCUMENT_NOT_FOUND, DOCUMENT_WITHDRAWN, and those of every call by a
+    signed-in user.
+    """
+    GetCompliance: _grpc.UnaryUnaryMultiCallable[_compliance_service_pb2.GetComplianceRequest, _compliance_service_pb2.GetComplianceResponse]
+    """Answers whether the caller has agreed to all that is in force, what is missing, and
+    how far their identity has been checked.
+
+    Changes nothing. A signed-in user may call it. Who is compliant may still be denied a
+    deployment: by a suspension, or by a wallet that is not served.
+
+    Errors: those of every call by a signed-in user.
+    """
+    ListAcceptances: _grpc.UnaryUnaryMultiCallable[_compliance_service_pb2.ListAcceptancesRequest, _compliance_service_pb2.ListAcceptancesResponse]
+    """Lists what the caller has accepted, the newest first, each with its receipt.
+
+    Changes nothing. A signed-in user may call it.
+
+    Errors: INVALID_PAGE_TOKEN, and those of every call by a signed-in user.
+    """
+    ValidateDeployment: _grpc.UnaryUnaryMultiCallable[_compliance_service_pb2.ValidateDeploymentRequest, _compliance_service_pb2.ValidateDeploymentResponse]
+    """Answers whether a user may deploy a strategy now, and if not, every reason at once.
+
+    Changes nothing. A service with the scope `deployments.validate` may call it. A user
+    who does not exist is denied with USER_NOT_FOUND; that is an answer, and no error.
+
+    Errors: those of every call by a service.
+    """
+    BatchValidateDeployments: _grpc.UnaryUnaryMultiCallable[_compliance_service_pb2.BatchValidateDeploymentsRequest, _compliance_service_pb2.BatchValidateDeploymentsResponse]
+    """Answers the same for many users at once, in the order asked for.
+
+    Changes nothing. A service with the scope `deployments.validate` may call it.
+
+    Errors: those of every call by a service.
+    """
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_compliance_service_pb2.ListAuditEventsRequest, _compliance_service_pb2.ListAuditEventsResponse]
     """Lists the audit log, the newest first, with the counts of refused proofs.
 
@@ -44,9 +119,83 @@ class ComplianceServiceStub:
 
 @_typing.type_check_only
 class ComplianceServiceAsyncStub(ComplianceServiceStub):
-    """What can be shown to have happened."""
+    """Who agreed to which exact text, whether somebody may deploy, and what can be shown to
+    have happened.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    ListDocuments: _aio.UnaryUnaryMultiCallable[_compliance_service_pb2.ListDocumentsRequest, _compliance_service_pb2.ListDocumentsResponse]  # type: ignore[assignment]
+    """Lists the legal texts that were published, without their content.
+
+    Changes nothing. Anybody may call it. Filters are joined by "and". The order is that
+    of publication, the newest first.
+
+    Errors: INVALID_PAGE_TOKEN.
+    """
+    GetDocument: _aio.UnaryUnaryMultiCallable[_compliance_service_pb2.GetDocumentRequest, _document_pb2.Document]  # type: ignore[assignment]
+    """Answers a legal text, with its content.
+
+    Changes nothing. Anybody may call it. A document that was withdrawn is answered too:
+    somebody may have accepted it.
+
+    Errors: DOCUMENT_NOT_FOUND.
+    """
+    PublishDocument: _aio.UnaryUnaryMultiCallable[_compliance_service_pb2.PublishDocumentRequest, _document_pb2.Document]  # type: ignore[assignment]
+    """Publishes a legal text, for ever.
+
+    An administrator may call it. A new major version asks everybody again from its
+    effective time on; a new minor version does not. Repeated, it is refused with
+    DOCUMENT_ALREADY_PUBLISHED.
+
+    Errors: DOCUMENT_ALREADY_PUBLISHED, PERMISSION_DENIED, and those of every call by a
+    signed-in user.
+    """
+    GetEvidenceJwks: _aio.UnaryUnaryMultiCallable[_compliance_service_pb2.GetEvidenceJwksRequest, _compliance_service_pb2.GetEvidenceJwksResponse]  # type: ignore[assignment]
+    """Answers the keys that receipts and checkpoints are signed with, as a JSON Web Key
+    Set (RFC 7517). A key stays published for ever. None of them is good for a token.
+
+    Changes nothing. Anybody may call it.
+    """
+    AcceptDocuments: _aio.UnaryUnaryMultiCallable[_compliance_service_pb2.AcceptDocumentsRequest, _compliance_service_pb2.AcceptDocumentsResponse]  # type: ignore[assignment]
+    """Accepts legal texts, and answers the evidence of it.
+
+    A signed-in user may call it. All of them are accepted, or none. Accepting a text
+    twice is the first acceptance again: it is answered, and nothing is changed.
+
+    Errors: DOCUMENT_NOT_FOUND, DOCUMENT_WITHDRAWN, and those of every call by a
+    signed-in user.
+    """
+    GetCompliance: _aio.UnaryUnaryMultiCallable[_compliance_service_pb2.GetComplianceRequest, _compliance_service_pb2.GetComplianceResponse]  # type: ignore[assignment]
+    """Answers whether the caller has agreed to all that is in force, what is missing, and
+    how far their identity has been checked.
+
+    Changes nothing. A signed-in user may call it. Who is compliant may still be denied a
+    deployment: by a suspension, or by a wallet that is not served.
+
+    Errors: those of every call by a signed-in user.
+    """
+    ListAcceptances: _aio.UnaryUnaryMultiCallable[_compliance_service_pb2.ListAcceptancesRequest, _compliance_service_pb2.ListAcceptancesResponse]  # type: ignore[assignment]
+    """Lists what the caller has accepted, the newest first, each with its receipt.
+
+    Changes nothing. A signed-in user may call it.
+
+    Errors: INVALID_PAGE_TOKEN, and those of every call by a signed-in user.
+    """
+    ValidateDeployment: _aio.UnaryUnaryMultiCallable[_compliance_service_pb2.ValidateDeploymentRequest, _compliance_service_pb2.ValidateDeploymentResponse]  # type: ignore[assignment]
+    """Answers whether a user may deploy a strategy now, and if not, every reason at once.
+
+    Changes nothing. A service with the scope `deployments.validate` may call it. A user
+    who does not exist is denied with USER_NOT_FOUND; that is an answer, and no error.
+
+    Errors: those of every call by a service.
+    """
+    BatchValidateDeployments: _aio.UnaryUnaryMultiCallable[_compliance_service_pb2.BatchValidateDeploymentsRequest, _compliance_service_pb2.BatchValidateDeploymentsResponse]  # type: ignore[assignment]
+    """Answers the same for many users at once, in the order asked for.
+
+    Changes nothing. A service with the scope `deployments.validate` may call it.
+
+    Errors: those of every call by a service.
+    """
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_compliance_service_pb2.ListAuditEventsRequest, _compliance_service_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
     """Lists the audit log, the newest first, with the counts of refused proofs.
 
@@ -57,7 +206,135 @@ class ComplianceServiceAsyncStub(ComplianceServiceStub):
     """
 
 class ComplianceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What can be shown to have happened."""
+    """Who agreed to which exact text, whether somebody may deploy, and what can be shown to
+    have happened.
+    """
+
+    @_abc_1.abstractmethod
+    def ListDocuments(
+        self,
+        request: _compliance_service_pb2.ListDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_compliance_service_pb2.ListDocumentsResponse, _abc.Awaitable[_compliance_service_pb2.ListDocumentsResponse]]:
+        """Lists the legal texts that were published, without their content.
+
+        Changes nothing. Anybody may call it. Filters are joined by "and". The order is that
+        of publication, the newest first.
+
+        Errors: INVALID_PAGE_TOKEN.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDocument(
+        self,
+        request: _compliance_service_pb2.GetDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_pb2.Document, _abc.Awaitable[_document_pb2.Document]]:
+        """Answers a legal text, with its content.
+
+        Changes nothing. Anybody may call it. A document that was withdrawn is answered too:
+        somebody may have accepted it.
+
+        Errors: DOCUMENT_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def PublishDocument(
+        self,
+        request: _compliance_service_pb2.PublishDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_pb2.Document, _abc.Awaitable[_document_pb2.Document]]:
+        """Publishes a legal text, for ever.
+
+        An administrator may call it. A new major version asks everybody again from its
+        effective time on; a new minor version does not. Repeated, it is refused with
+        DOCUMENT_ALREADY_PUBLISHED.
+
+        Errors: DOCUMENT_ALREADY_PUBLISHED, PERMISSION_DENIED, and those of every call by a
+        signed-in user.
+        """
+
+    @_abc_1.abstractmethod
+    def GetEvidenceJwks(
+        self,
+        request: _compliance_service_pb2.GetEvidenceJwksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_compliance_service_pb2.GetEvidenceJwksResponse, _abc.Awaitable[_compliance_service_pb2.GetEvidenceJwksResponse]]:
+        """Answers the keys that receipts and checkpoints are signed with, as a JSON Web Key
+        Set (RFC 7517). A key stays published for ever. None of them is good for a token.
+
+        Changes nothing. Anybody may call it.
+        """
+
+    @_abc_1.abstractmethod
+    def AcceptDocuments(
+        self,
+        request: _compliance_service_pb2.AcceptDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_compliance_service_pb2.AcceptDocumentsResponse, _abc.Awaitable[_compliance_service_pb2.AcceptDocumentsResponse]]:
+        """Accepts legal texts, and answers the evidence of it.
+
+        A signed-in user may call it. All of them are accepted, or none. Accepting a text
+        twice is the first acceptance again: it is answered, and nothing is changed.
+
+        Errors: DOCUMENT_NOT_FOUND, DOCUMENT_WITHDRAWN, and those of every call by a
+        signed-in user.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCompliance(
+        self,
+        request: _compliance_service_pb2.GetComplianceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_compliance_service_pb2.GetComplianceResponse, _abc.Awaitable[_compliance_service_pb2.GetComplianceResponse]]:
+        """Answers whether the caller has agreed to all that is in force, what is missing, and
+        how far their identity has been checked.
+
+        Changes nothing. A signed-in user may call it. Who is compliant may still be denied a
+        deployment: by a suspension, or by a wallet that is not served.
+
+        Errors: those of every call by a signed-in user.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAcceptances(
+        self,
+        request: _compliance_service_pb2.ListAcceptancesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_compliance_service_pb2.ListAcceptancesResponse, _abc.Awaitable[_compliance_service_pb2.ListAcceptancesResponse]]:
+        """Lists what the caller has accepted, the newest first, each with its receipt.
+
+        Changes nothing. A signed-in user may call it.
+
+        Errors: INVALID_PAGE_TOKEN, and those of every call by a signed-in user.
+        """
+
+    @_abc_1.abstractmethod
+    def ValidateDeployment(
+        self,
+        request: _compliance_service_pb2.ValidateDeploymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_compliance_service_pb2.ValidateDeploymentResponse, _abc.Awaitable[_compliance_service_pb2.ValidateDeploymentResponse]]:
+        """Answers whether a user may deploy a strategy now, and if not, every reason at once.
+
+        Changes nothing. A service with the scope `deployments.validate` may call it. A user
+        who does not exist is denied with USER_NOT_FOUND; that is an answer, and no error.
+
+        Errors: those of every call by a service.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchValidateDeployments(
+        self,
+        request: _compliance_service_pb2.BatchValidateDeploymentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_compliance_service_pb2.BatchValidateDeploymentsResponse, _abc.Awaitable[_compliance_service_pb2.BatchValidateDeploymentsResponse]]:
+        """Answers the same for many users at once, in the order asked for.
+
+        Changes nothing. A service with the scope `deployments.validate` may call it.
+
+        Errors: those of every call by a service.
+        """
 
     @_abc_1.abstractmethod
     def ListAuditEvents(

@@ -29,7 +29,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 2
     """(INVALID_ARGUMENT) One or more fields break their rules; see the
     `BadRequest.field_violations`.
-    Metadata: `{"field": "wallet_address"}`, the first of them.
+    Metadata: `{"field": "wallet_address"}`, the first of them; empty where all that is
+    known is that a text has a NUL, which cannot be kept.
     """
     ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 3
     """(INVALID_ARGUMENT) The request is not a message of the method's type: damaged,
@@ -66,8 +67,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `{}`.
     """
     ERROR_REASON_SERVICE_UNAVAILABLE: _ErrorReason.ValueType  # 10
-    """(UNAVAILABLE) No process of the service could be reached, or none took the call.
-    Sent by the edge. Try again after the `RetryInfo` delay, where there is one.
+    """(UNAVAILABLE) No process of the service could be reached, or none took the call:
+    then sent by the edge. Or the process has no key to sign with, and signs nobody in.
+    Try again after the `RetryInfo` delay, where there is one.
     Metadata: `{}`.
     """
     ERROR_REASON_CREDENTIALS_MISSING: _ErrorReason.ValueType  # 20
@@ -89,8 +91,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `{}`.
     """
     ERROR_REASON_SESSION_ENDED: _ErrorReason.ValueType  # 24
-    """(UNAUTHENTICATED) The session has ended: by logout, by expiry, or by theft of
-    its refresh token. Sign in again.
+    """(UNAUTHENTICATED) The session has ended. Sign in again. The cause is one of LOGOUT,
+    REVOKED (by its owner, from elsewhere), EXPIRED, SUSPENDED (with the account),
+    REUSE_DETECTED (its refresh token was stolen) and REPLACED (by newer sessions, of
+    which a user may have so many).
     Metadata: `{"cause": "LOGOUT"}`.
     """
     ERROR_REASON_USER_SUSPENDED: _ErrorReason.ValueType  # 25
@@ -198,6 +202,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     caller cannot change.
     Metadata: `{"path": "roles"}`.
     """
+    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 71
+    """(ABORTED) The resource has changed since the etag was read. Read it again.
+    Metadata: `{"etag": "…"}`, the present one.
+    """
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 72
     """(INVALID_ARGUMENT) The page token is not one of an answer to this very request.
     Metadata: `{}`.
@@ -214,9 +222,32 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """(FAILED_PRECONDITION) The user is the last active administrator.
     Metadata: `{}`.
     """
-    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 71
-    """(ABORTED) The resource has changed since the etag was read. Read it again.
-    Metadata: `{"etag": "…"}`, the present one.
+    ERROR_REASON_CONSENT_REQUIRED: _ErrorReason.ValueType  # 90
+    """(FAILED_PRECONDITION) The person has not accepted every kind of legal text in
+    force. Accept the documents of these types.
+    Metadata: `{"missing": "TERMS_OF_SERVICE,PRIVACY_POLICY"}`.
+    """
+    ERROR_REASON_DOCUMENT_NOT_FOUND: _ErrorReason.ValueType  # 91
+    """(NOT_FOUND) There is no such document.
+    Metadata: `{"document_id": "019…"}`.
+    """
+    ERROR_REASON_DOCUMENT_WITHDRAWN: _ErrorReason.ValueType  # 92
+    """(FAILED_PRECONDITION) The document was withdrawn, and can no longer be accepted.
+    Metadata: `{"document_id": "019…"}`.
+    """
+    ERROR_REASON_DOCUMENT_ALREADY_PUBLISHED: _ErrorReason.ValueType  # 93
+    """(ALREADY_EXISTS) That version of that kind of text was published in that language
+    already; a published text never changes.
+    Metadata: `{"document_id": "019…"}`, the one that there is.
+    """
+    ERROR_REASON_WALLET_SCREENED: _ErrorReason.ValueType  # 94
+    """(PERMISSION_DENIED) The platform does not serve this wallet.
+    Metadata: `{}`.
+    """
+    ERROR_REASON_KYC_REQUIRED: _ErrorReason.ValueType  # 95
+    """(FAILED_PRECONDITION) The person's identity has not been checked as far as is
+    required. Sent in denials.
+    Metadata: `{"kyc_level": "NONE", "required_kyc_level": "BASIC"}`.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -240,7 +271,8 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 1
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 2
 """(INVALID_ARGUMENT) One or more fields break their rules; see the
 `BadRequest.field_violations`.
-Metadata: `{"field": "wallet_address"}`, the first of them.
+Metadata: `{"field": "wallet_address"}`, the first of them; empty where all that is
+known is that a text has a NUL, which cannot be kept.
 """
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 3
 """(INVALID_ARGUMENT) The request is not a message of the method's type: damaged,
@@ -277,8 +309,9 @@ ERROR_REASON_CONFLICT: ErrorReason.ValueType  # 9
 Metadata: `{}`.
 """
 ERROR_REASON_SERVICE_UNAVAILABLE: ErrorReason.ValueType  # 10
-"""(UNAVAILABLE) No process of the service could be reached, or none took the call.
-Sent by the edge. Try again after the `RetryInfo` delay, where there is one.
+"""(UNAVAILABLE) No process of the service could be reached, or none took the call:
+then sent by the edge. Or the process has no key to sign with, and signs nobody in.
+Try again after the `RetryInfo` delay, where there is one.
 Metadata: `{}`.
 """
 ERROR_REASON_CREDENTIALS_MISSING: ErrorReason.ValueType  # 20
@@ -300,8 +333,10 @@ ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 23
 Metadata: `{}`.
 """
 ERROR_REASON_SESSION_ENDED: ErrorReason.ValueType  # 24
-"""(UNAUTHENTICATED) The session has ended: by logout, by expiry, or by theft of
-its refresh token. Sign in again.
+"""(UNAUTHENTICATED) The session has ended. Sign in again. The cause is one of LOGOUT,
+REVOKED (by its owner, from elsewhere), EXPIRED, SUSPENDED (with the account),
+REUSE_DETECTED (its refresh token was stolen) and REPLACED (by newer sessions, of
+which a user may have so many).
 Metadata: `{"cause": "LOGOUT"}`.
 """
 ERROR_REASON_USER_SUSPENDED: ErrorReason.ValueType  # 25
@@ -409,6 +444,10 @@ ERROR_REASON_INVALID_UPDATE_MASK: ErrorReason.ValueType  # 70
 caller cannot change.
 Metadata: `{"path": "roles"}`.
 """
+ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 71
+"""(ABORTED) The resource has changed since the etag was read. Read it again.
+Metadata: `{"etag": "…"}`, the present one.
+"""
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 72
 """(INVALID_ARGUMENT) The page token is not one of an answer to this very request.
 Metadata: `{}`.
@@ -425,8 +464,31 @@ ERROR_REASON_LAST_ADMIN: ErrorReason.ValueType  # 75
 """(FAILED_PRECONDITION) The user is the last active administrator.
 Metadata: `{}`.
 """
-ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 71
-"""(ABORTED) The resource has changed since the etag was read. Read it again.
-Metadata: `{"etag": "…"}`, the present one.
+ERROR_REASON_CONSENT_REQUIRED: ErrorReason.ValueType  # 90
+"""(FAILED_PRECONDITION) The person has not accepted every kind of legal text in
+force. Accept the documents of these types.
+Metadata: `{"missing": "TERMS_OF_SERVICE,PRIVACY_POLICY"}`.
+"""
+ERROR_REASON_DOCUMENT_NOT_FOUND: ErrorReason.ValueType  # 91
+"""(NOT_FOUND) There is no such document.
+Metadata: `{"document_id": "019…"}`.
+"""
+ERROR_REASON_DOCUMENT_WITHDRAWN: ErrorReason.ValueType  # 92
+"""(FAILED_PRECONDITION) The document was withdrawn, and can no longer be accepted.
+Metadata: `{"document_id": "019…"}`.
+"""
+ERROR_REASON_DOCUMENT_ALREADY_PUBLISHED: ErrorReason.ValueType  # 93
+"""(ALREADY_EXISTS) That version of that kind of text was published in that language
+already; a published text never changes.
+Metadata: `{"document_id": "019…"}`, the one that there is.
+"""
+ERROR_REASON_WALLET_SCREENED: ErrorReason.ValueType  # 94
+"""(PERMISSION_DENIED) The platform does not serve this wallet.
+Metadata: `{}`.
+"""
+ERROR_REASON_KYC_REQUIRED: ErrorReason.ValueType  # 95
+"""(FAILED_PRECONDITION) The person's identity has not been checked as far as is
+required. Sent in denials.
+Metadata: `{"kyc_level": "NONE", "required_kyc_level": "BASIC"}`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -129,7 +129,9 @@ class BatchGetUsersRequest(_message.Message):
     USER_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The accounts, each named once."""
+        """The accounts, each named once. Capitals make no other id of one; an account whose
+        id comes in both is answered once.
+        """
 
     def __init__(
         self,
@@ -265,7 +267,10 @@ class SuspendUserRequest(_message.Message):
     user_id: _builtins.str
     """The account."""
     reason: _builtins.str
-    """Why, for the audit log. Nothing personal belongs here: it is kept for years."""
+    """Why, for the audit log. Nothing personal belongs here: it is kept for years. None
+    of its characters is a control character or one that turns the direction of text,
+    and no white space is at either end.
+    """
     def __init__(
         self,
         *,
@@ -315,7 +320,10 @@ class ReinstateUserRequest(_message.Message):
     user_id: _builtins.str
     """The account."""
     reason: _builtins.str
-    """Why, for the audit log. Nothing personal belongs here: it is kept for years."""
+    """Why, for the audit log. Nothing personal belongs here: it is kept for years. None
+    of its characters is a control character or one that turns the direction of text,
+    and no white space is at either end.
+    """
     def __init__(
         self,
         *,
@@ -366,7 +374,10 @@ class SetKycLevelRequest(_message.Message):
     user_id: _builtins.str
     """The account."""
     reason: _builtins.str
-    """Why, for the audit log. Nothing personal belongs here: it is kept for years."""
+    """Why, for the audit log. Nothing personal belongs here: it is kept for years. None
+    of its characters is a control character or one that turns the direction of text,
+    and no white space is at either end.
+    """
     kyc_level: _user_pb2.KycLevel.ValueType
     """The level."""
     def __init__(

@@ -182,7 +182,7 @@ class UserServiceServicer:
     def ReinstateUser(self, request, context):
         """Ends a suspension. Sessions do not come back.
 
-        An administrator may call it. Repeated, it changes nothing.
+        An administrator may call it, for others. Repeated, it changes nothing.
 
         Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
         user.

@@ -101,7 +101,7 @@ class UserServiceStub:
     ReinstateUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.ReinstateUserRequest, _user_service_pb2.ReinstateUserResponse]
     """Ends a suspension. Sessions do not come back.
 
-    An administrator may call it. Repeated, it changes nothing.
+    An administrator may call it, for others. Repeated, it changes nothing.
 
     Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
     user.
@@ -188,7 +188,7 @@ class UserServiceAsyncStub(UserServiceStub):
     ReinstateUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.ReinstateUserRequest, _user_service_pb2.ReinstateUserResponse]  # type: ignore[assignment]
     """Ends a suspension. Sessions do not come back.
 
-    An administrator may call it. Repeated, it changes nothing.
+    An administrator may call it, for others. Repeated, it changes nothing.
 
     Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
     user.
@@ -320,7 +320,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_user_service_pb2.ReinstateUserResponse, _abc.Awaitable[_user_service_pb2.ReinstateUserResponse]]:
         """Ends a suspension. Sessions do not come back.
 
-        An administrator may call it. Repeated, it changes nothing.
+        An administrator may call it, for others. Repeated, it changes nothing.
 
         Errors: USER_NOT_FOUND, PERMISSION_DENIED, and those of every call by a signed-in
         user.

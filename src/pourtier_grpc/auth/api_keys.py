@@ -12,18 +12,25 @@ import re
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from uuid import UUID
+
+import structlog
 
 from pourtier_grpc.caller import OPERATOR, Service
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import api_keys
 from pourtier_grpc.store.api_keys import ApiKeyRecord, ApiKeyStore
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
-from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
+from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
 
 PREFIX_BYTES = 6
 SECRET_BYTES = 32
+_log = structlog.get_logger("pourtier.api_keys")
+# Every scope that a policy of the contract asks for; a test compares them.
+SCOPES = ("auth.introspect", "deployments.validate", "users.kyc", "users.read")
+NAME = re.compile(r"[a-z][a-z0-9-]{0,63}", re.ASCII)
 FORM = re.compile(r"ptk_([0-9a-f]{12})_([0-9a-f]{64})", re.ASCII)
 
 
@@ -42,6 +49,8 @@ class ApiKeys:
         self._store = store
         self._audit = audit_log
         self._clock = clock
+        # When each key's use was last noted from here, or could not be.
+        self._tried: dict[UUID, datetime] = {}
 
     def authenticate(self, text: str) -> Service:
         """The service whose key it is. Raises API_KEY_INVALID or API_KEY_EXPIRED."""
@@ -49,18 +58,45 @@ class ApiKeys:
         record = None if found is None else self._store.find(found[1])
         if found is None or record is None:
             raise _invalid()
-        genuine = hmac.compare_digest(record.secret_hash, _hash(found[2]))
-        if not genuine or record.revoke_time is not None:
+        if not hmac.compare_digest(record.secret_hash, _hash(found[2])):
             raise _invalid()
         now = self._clock.now()
-        if record.expire_time is not None and now >= record.expire_time:
-            raise PourtierError(
-                ErrorReason.ERROR_REASON_API_KEY_EXPIRED, "the API key has expired"
-            )
-        self._store.note_use(record, now)
+        _require_live(record, now)
+        self._note_use(record, now)
         return Service(
-            key_id=record.key_id, name=record.name, scopes=frozenset(record.scopes)
+            key_id=record.key_id,
+            prefix=record.prefix,
+            name=record.name,
+            scopes=frozenset(record.scopes),
         )
+
+    def _note_use(self, record: ApiKeyRecord, now: datetime) -> None:
+        """Tries to note a use; no call fails for it, nor tries more than once a minute.
+
+        Reads go on where the database can be read alone.
+        """
+        tried = self._tried.get(record.key_id)
+        if tried is not None and now - tried < api_keys.USE_GRANULARITY:
+            return
+        self._tried[record.key_id] = now
+        try:
+            self._store.note_use(record, now)
+        except PourtierError as error:
+            prefix, reason = record.prefix, error.reason_name
+            _log.warning(
+                "the use of an API key is not noted", key=prefix, reason=reason
+            )
+
+    def require_live(self, tx: Transaction, service: Service) -> None:
+        """Refuses a service whose key has ended since it was let in.
+
+        The key lives until the transaction ends. Raises API_KEY_INVALID or
+        API_KEY_EXPIRED.
+        """
+        record = api_keys.read_shared(tx, service.key_id)
+        if record is None:  # pragma: no cover - keys are never deleted
+            raise _invalid()
+        _require_live(record, self._clock.now())
 
     def create(
         self,
@@ -72,8 +108,12 @@ class ApiKeys:
     ) -> str:
         """Makes a key, and answers it: this is the only time that it is seen.
 
-        With `overlap` the other live keys of that name expire after so long.
+        With `overlap` the other live keys of that name expire after so long. Raises
+        ValueError of a name that is none, and of a scope that nothing asks for.
         """
+        require_name(name)
+        if not set(scopes) <= set(SCOPES):
+            raise ValueError(f"scopes are {', '.join(SCOPES)}")
         now = self._clock.now()
         prefix, secret = (
             secrets.token_hex(PREFIX_BYTES),
@@ -90,9 +130,11 @@ class ApiKeys:
         )
         with self._database.transaction() as tx:
             if overlap is not None:
-                api_keys.expire(tx, name, now + overlap)
+                for other in api_keys.expire(tx, name, now + overlap):
+                    event = _event(AuditAction.API_KEY_EXPIRY_SET, other, now)
+                    self._audit.append(tx, event)
             api_keys.insert(tx, record)
-            self._audit.append(tx, _event("api_key.created", record, now))
+            self._audit.append(tx, _event(AuditAction.API_KEY_CREATED, record, now))
             tx.commit()
         return f"ptk_{prefix}_{secret}"
 
@@ -108,19 +150,36 @@ class ApiKeys:
             record = api_keys.revoke(tx, prefix, now)
             if record is None:
                 return False
-            self._audit.append(tx, _event("api_key.revoked", record, now))
+            self._audit.append(tx, _event(AuditAction.API_KEY_REVOKED, record, now))
             tx.commit()
         return True
 
 
-def _event(action: str, record: ApiKeyRecord, now: datetime) -> AuditEvent:
+def require_name(name: str) -> None:
+    """Raises ValueError of what is no name of a service."""
+    if not NAME.fullmatch(name):
+        raise ValueError("is a lower-case word such as chevalier")
+
+
+def _event(action: AuditAction, record: ApiKeyRecord, now: datetime) -> AuditEvent:
+    expires = record.expire_time
     details = {
+        "expire_time": None if expires is None else expires.isoformat(),
         "key_id": str(record.key_id),
         "name": record.name,
         "prefix": record.prefix,
         "scopes": list(record.scopes),
     }
     return AuditEvent(action=action, actor=OPERATOR, time=now, details=details)
+
+
+def _require_live(record: ApiKeyRecord, now: datetime) -> None:
+    if record.revoke_time is not None:
+        raise _invalid()
+    if record.expire_time is not None and now >= record.expire_time:
+        raise PourtierError(
+            ErrorReason.ERROR_REASON_API_KEY_EXPIRED, "the API key has expired"
+        )
 
 
 def _hash(secret: str) -> bytes:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from uuid import UUID
+
+import structlog
+
 from pourtier_grpc.auth.lifetimes import Lifetimes
 from pourtier_grpc.auth.sessions import Sessions
 from pourtier_grpc.clock import Clock
+from pourtier_grpc.errors import PourtierError
 from pourtier_grpc.store import sessions as session_rows
 from pourtier_grpc.store import users
 from pourtier_grpc.store.engine import Database
-from pourtier_grpc.store.sessions import EndCause
 
 BATCH = 200
+# More than one user's trouble: the database's, and the next sweep may do better.
+MOST_FAILURES = 5
+
+_log = structlog.get_logger("pourtier.expiry")
 
 
 class Expiry:
@@ -30,29 +41,43 @@ class Expiry:
         self._clock = clock
 
     def sweep(self) -> int:
-        """Ends a batch of sessions whose time is over; answers how many.
+        """Ends the sessions whose time is over; answers how many.
 
-        Whether a call is refused does not depend on it: the clock decides that.
+        Whether a call is refused does not depend on it: the clock decides that. A user
+        whom somebody else holds, or whose sessions cannot be ended, is left to the next
+        sweep. Raises what is wrong with the database where that is more than one user.
         """
-        now = self._clock.now()
-        idle_since = now - self._lifetimes.idle
-        admin_since = now - self._lifetimes.admin
-        with self._database.read() as read:
-            over = session_rows.expired(read, now, idle_since, admin_since, BATCH)
-        ended = 0
-        for user_id in dict.fromkeys(user_id for user_id, _ in over):
-            ids = [session_id for owner, session_id in over if owner == user_id]
-            with self._database.transaction() as tx:
-                user = users.lock(tx, user_id)
-                if user is None:  # pragma: no cover - sessions keep their user
-                    continue
-                # Refreshed meanwhile, it lives; the lock keeps it as it is now.
-                dead = [
-                    session.session_id
-                    for session in session_rows.live_of(tx, user_id)
-                    if session.session_id in ids
-                    and self._lifetimes.cause_of_end(session, user.roles, now)
-                ]
-                ended += self._sessions.end(tx, user, dead, EndCause.EXPIRED, None)
-                tx.commit()
+        ended, failures = 0, 0
+        for user_id, session_ids in self._over():
+            try:
+                ended += self._end(user_id, session_ids)
+            except PourtierError as error:
+                failures += 1
+                if failures == MOST_FAILURES:
+                    raise
+                reason = error.reason_name
+                _log.warning("expiry failed", user_id=str(user_id), reason=reason)
+        return ended
+
+    def _over(self) -> Iterator[tuple[UUID, list[UUID]]]:
+        """The users of sessions that are over, each with those of a batch."""
+        cutoffs, after = self._lifetimes.cutoffs(self._clock.now()), None
+        while True:
+            with self._database.read() as read:
+                batch = session_rows.expired(read, cutoffs, BATCH, after)
+            for user_id, found in groupby(batch, itemgetter(0)):
+                yield user_id, [session_id for _, session_id in found]
+            if len(batch) < BATCH:
+                return
+            # Not those again that were left over.
+            after = batch[-1]
+
+    def _end(self, user_id: UUID, session_ids: Sequence[UUID]) -> int:
+        with self._database.transaction() as tx:
+            user = users.lock_at_once(tx, user_id)
+            if user is None:
+                return 0
+            # Refreshed meanwhile, it lives; the lock keeps it as it is now.
+            ended = self._sessions.end_over(tx, user, session_ids)
+            tx.commit()
         return ended

@@ -10,7 +10,7 @@ from typing import Protocol
 from pourtier.v1.user_pb2 import UserStatus
 from pourtier_grpc.caller import ADMIN_ROLE
 from pourtier_grpc.errors import ErrorReason, PourtierError
-from pourtier_grpc.store.sessions import EndCause
+from pourtier_grpc.store.sessions import Cutoffs, EndCause
 
 
 class Aging(Protocol):
@@ -63,6 +63,12 @@ class Lifetimes:
         if session.end_cause is not None:
             return session.end_cause
         return EndCause.EXPIRED if now >= self.end_of(session, roles) else None
+
+    def cutoffs(self, now: datetime) -> Cutoffs:
+        """The same rule, as the store looks for sessions by it."""
+        return Cutoffs(
+            now=now, idle_since=now - self.idle, admin_since=now - self.admin
+        )
 
 
 def require_active(status: UserStatus.ValueType) -> None:

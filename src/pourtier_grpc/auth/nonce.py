@@ -51,15 +51,19 @@ class Binding:
 
 
 def issue(keyring: Keyring, binding: Binding, expire_time: datetime) -> str:
-    """A new nonce, good until `expire_time` (kept in whole seconds)."""
+    """A new nonce, good until `expire_time` (kept in whole seconds).
+
+    Raises SERVICE_UNAVAILABLE where there is no key to sign it with.
+    """
+    key = keyring.hmac
     flags = int(binding.purpose) | (BOUND_TO_ADDRESS if binding.address else 0)
     head = HEAD.pack(
-        keyring.hmac.key_id,
+        key.key_id,
         flags,
         int(expire_time.timestamp()),
         secrets.token_bytes(12),
     )
-    return base58.b58encode(head + _tag(keyring.hmac, head, binding)).decode()
+    return base58.b58encode(head + _tag(key, head, binding)).decode()
 
 
 def check(keyring: Keyring, nonce: str, binding: Binding, now: datetime) -> None:

@@ -7,9 +7,11 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from pourtier.v1.auth_service_pb2 import Tokens
+from pourtier.v1.user_pb2 import User
 from pourtier_grpc.auth import refresh_tokens
 from pourtier_grpc.auth.keyring import Keyring
 from pourtier_grpc.auth.lifetimes import Lifetimes, require_active, session_ended
+from pourtier_grpc.auth.refresh_tokens import RefreshToken
 from pourtier_grpc.auth.sessions import Sessions
 from pourtier_grpc.caller import Client, actor_of_user
 from pourtier_grpc.clock import Clock
@@ -47,9 +49,25 @@ class Refresh:
         """The tokens that a refresh token is exchanged for.
 
         Raises REFRESH_TOKEN_INVALID, REFRESH_TOKEN_REUSED, SESSION_ENDED or
-        USER_SUSPENDED. A reuse, and an expiry, end the session for good.
+        USER_SUSPENDED, and SERVICE_UNAVAILABLE where there is no key to sign with. A
+        reuse, and an expiry, end the session for good.
         """
-        generation, proven = self._prove(text)
+        user, current = self._exchange(text, client)
+        try:
+            return self._sessions.tokens(user, current)
+        except PourtierError:
+            if not self._keyring.is_revoked(current.key_id):
+                raise
+        # The key died in between. A token under it is refused from now on; another is
+        # exchanged for tokens under the key that signs now.
+        user, current = self._exchange(text, client)
+        return self._sessions.tokens(user, current)
+
+    def _exchange(self, text: str, client: Client) -> tuple[User, Session]:
+        """The account of a refresh token, and its session in the generation to give."""
+        token, proven = self._prove(text)
+        generation = token.generation
+        self._keyring.require_signing()
         with self._database.transaction() as tx:
             user = users.lock(tx, proven.user_id)
             session = session_rows.find(tx, proven.session_id)
@@ -65,9 +83,9 @@ class Refresh:
                 self._sessions.end(tx, user, [session.session_id], cause, client)
                 tx.commit()
                 raise session_ended(cause, reused=cause is EndCause.REUSE_DETECTED)
-            current = self._carry_on(tx, session, generation, now)
+            current = self._carry_on(tx, session, token, now)
             tx.commit()
-        return self._sessions.tokens(user, current)
+        return user, current
 
     def logout(self, refresh_token: str, bearer: str | None, client: Client) -> None:
         """Ends the session of the refresh token, or else of the bearer token.
@@ -103,8 +121,8 @@ class Refresh:
             )
         return self._sessions.session_of(bearer)
 
-    def _prove(self, text: str) -> tuple[int, Session]:
-        """The generation of a refresh token that is ours, and its session as it was.
+    def _prove(self, text: str) -> tuple[RefreshToken, Session]:
+        """A refresh token that is ours, taken apart, and its session as it was.
 
         Nothing is locked for a forgery. Raises REFRESH_TOKEN_INVALID.
         """
@@ -115,7 +133,7 @@ class Refresh:
             raise refresh_tokens.invalid()
         if not refresh_tokens.is_genuine(token, key, session.secret):
             raise refresh_tokens.invalid()
-        return token.generation, session
+        return token, session
 
     def _cause_to_end(
         self, session: Session, roles: Collection[str], presented: int, now: datetime
@@ -134,15 +152,22 @@ class Refresh:
         return EndCause.REUSE_DETECTED
 
     def _carry_on(
-        self, tx: Transaction, session: Session, presented: int, now: datetime
+        self, tx: Transaction, session: Session, token: RefreshToken, now: datetime
     ) -> Session:
         """The session in the generation whose tokens the caller gets.
 
         Within the window that is the present one, whichever of it and its parent was
         presented; after it the next, also where a parent comes back because the answer
-        that held the present one was lost: the lost one is then dead.
+        that held the present one was lost: the lost one is then dead. So it is where
+        its key was revoked. Raises REFRESH_TOKEN_INVALID where that of the token was,
+        since it was proven.
         """
-        if _just_rotated(session, now) and presented <= session.generation:
+        presented = token.generation
+        shared = _just_rotated(session, now) and presented <= session.generation
+        dead = self._keyring.is_revoked(session.key_id)
+        if self._keyring.is_revoked(token.key_id.hex()):
+            raise refresh_tokens.invalid()
+        if shared and not dead:
             if presented == session.generation and not session.presented:
                 session_rows.mark_presented(tx, session.session_id)
             return session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection
+from datetime import datetime
 from uuid import UUID
 
 from pourtier.v1.auth_service_pb2 import IntrospectTokenResponse, Tokens
@@ -16,11 +17,16 @@ from pourtier_grpc.caller import SYSTEM, Client, SignedInUser
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import outbox, sessions
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Transaction, unavailable
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
-from pourtier_grpc.store.sessions import EndCause, Session, SessionStore
+from pourtier_grpc.store.sessions import (
+    EndCause,
+    Session,
+    SessionFilter,
+    SessionStore,
+)
 
 SECRET_BYTES = 32
 # The reasons for which a token is not active, where it is asked about.
@@ -46,23 +52,29 @@ class Sessions:
         access_tokens: AccessTokens,
         clock: Clock,
         lifetimes: Lifetimes,
+        most_of_a_user: int,
     ) -> None:
+        """Of a user `most_of_a_user` live at most: a newer one ends the oldest."""
         self._store = store
         self._audit = audit_log
         self._keyring = keyring
         self._access_tokens = access_tokens
         self._clock = clock
         self._lifetimes = lifetimes
+        self._most_of_a_user = most_of_a_user
 
     def open(
         self, tx: Transaction, user: User, wallet: tuple[str, str], client: Client
     ) -> Session:
         """Opens a session for a wallet (chain, address) of a user whom `tx` has locked.
 
-        Raises USER_SUSPENDED.
+        Where the user has as many as they may, the oldest end for it.
+        Raises USER_SUSPENDED, or SERVICE_UNAVAILABLE where it could have no tokens.
         """
         require_active(user.status)
+        self._keyring.require_signing()
         now = self._clock.now()
+        self._make_room(tx, user, now, client)
         chain, address = wallet
         session = Session(
             session_id=new_id(now),
@@ -89,7 +101,8 @@ class Sessions:
         """The tokens of a session's present generation.
 
         Raises DATABASE_UNAVAILABLE where another process has written it with a key that
-        this one does not have yet.
+        this one does not have yet, or where that key was revoked a moment ago, and
+        SERVICE_UNAVAILABLE where there is no key to sign with.
         """
         key = self._keyring.hmac_key(bytes.fromhex(session.key_id))
         if key is None:
@@ -112,31 +125,12 @@ class Sessions:
 
         Raises TOKEN_INVALID, TOKEN_EXPIRED, SESSION_ENDED or USER_SUSPENDED.
         """
-        now = self._clock.now()
-        token = self._access_tokens.verify(access_token, now)
-        state = self._store.state(token.session_id)
-        if state is None or state.user_id != token.user_id:
-            raise PourtierError(
-                ErrorReason.ERROR_REASON_TOKEN_INVALID,
-                "the token's session does not exist",
-            )
-        # Before the session, which a suspension ends: signing in again is no remedy.
-        require_active(state.user_status)
-        cause = self._lifetimes.cause_of_end(state, state.roles, now)
-        if cause is not None:
-            raise session_ended(cause)
-        return SignedInUser(
-            user_id=state.user_id,
-            session_id=token.session_id,
-            wallet_address=state.wallet_address,
-            roles=state.roles,
-        )
+        return self._alive(access_token)[0]
 
     def introspect(self, access_token: str) -> IntrospectTokenResponse:
         """What is known of a token now (RFC 7662): nothing, where it is not active."""
         try:
-            user = self.authenticate(access_token)
-            token = self._access_tokens.verify(access_token, self._clock.now())
+            user, expire_time = self._alive(access_token)
         except PourtierError as error:
             if error.reason in INACTIVE:
                 return IntrospectTokenResponse(active=False)
@@ -148,7 +142,7 @@ class Sessions:
             wallet_address=user.wallet_address,
             roles=user.roles,
         )
-        answer.expire_time.FromDatetime(token.expire_time)
+        answer.expire_time.FromDatetime(expire_time)
         return answer
 
     def session_of(self, access_token: str) -> UUID:
@@ -167,28 +161,90 @@ class Sessions:
         client: Client | None,
         actor: str = SYSTEM,
     ) -> int:
-        """Ends sessions of a user whom `tx` has locked; answers how many were alive.
+        """Ends sessions of a user by their ids; see `end_those`."""
+        wanted = SessionFilter(ids=session_ids)
+        return self.end_those(tx, user, wanted, cause, client, actor)
+
+    def end_those(
+        self,
+        tx: Transaction,
+        user: User,
+        wanted: SessionFilter,
+        cause: EndCause,
+        client: Client | None,
+        actor: str = SYSTEM,
+    ) -> int:
+        """Ends sessions of a user whom `tx` has locked; answers how many it has ended.
 
         `actor` is who ends them; by default it is a rule of the service.
         """
         now = self._clock.now()
-        ended = sessions.end(tx, session_ids, cause, now)
+        ended = sessions.end(tx, UUID(user.user_id), wanted, cause, now)
         if not ended:
             return 0
         events = [event for each in ended for event in _events(each, cause)]
         outbox.record_change(tx, user, now, *events)
-        for session_id in ended:
-            event = AuditEvent(
-                action="session.ended",
-                actor=actor,
-                time=now,
-                user=user,
-                client=client,
-                session_id=session_id,
-                details={"cause": cause.value},
-            )
-            self._audit.append(tx, event)
+        self._audit.append_all(
+            tx,
+            (
+                AuditEvent(
+                    action=AuditAction.SESSION_ENDED,
+                    actor=actor,
+                    time=now,
+                    user=user,
+                    client=client,
+                    session_id=session_id,
+                    details={"cause": cause.value},
+                )
+                for session_id in ended
+            ),
+        )
         return len(ended)
+
+    def end_over(
+        self, tx: Transaction, user: User, ids: Collection[UUID] | None = None
+    ) -> int:
+        """Ends those sessions of a user, or of theirs all, whose time is over now.
+
+        `tx` has locked the user. Answers how many it has ended.
+        """
+        over = self._lifetimes.cutoffs(self._clock.now())
+        wanted = SessionFilter(ids=ids, over_at=over)
+        return self.end_those(tx, user, wanted, EndCause.EXPIRED, None)
+
+    def _alive(self, access_token: str) -> tuple[SignedInUser, datetime]:
+        """Whose access token it is, and until when it is good by itself."""
+        now = self._clock.now()
+        token = self._access_tokens.verify(access_token, now)
+        state = self._store.state(token.session_id)
+        if state is None or state.user_id != token.user_id:
+            raise PourtierError(
+                ErrorReason.ERROR_REASON_TOKEN_INVALID,
+                "the token's session does not exist",
+            )
+        # Before the session, which a suspension ends: signing in again is no remedy.
+        require_active(state.user_status)
+        cause = self._lifetimes.cause_of_end(state, state.roles, now)
+        if cause is not None:
+            raise session_ended(cause)
+        user = SignedInUser(
+            user_id=state.user_id,
+            session_id=token.session_id,
+            wallet_address=state.wallet_address,
+            roles=state.roles,
+        )
+        # The session may end before the token: its user has become an administrator.
+        ends = self._lifetimes.end_of(state, state.roles)
+        return user, min(token.expire_time, ends)
+
+    def _make_room(
+        self, tx: Transaction, user: User, now: datetime, client: Client
+    ) -> None:
+        """Ends the oldest sessions of a user, so that one more is not too many."""
+        user_id, cutoffs = UUID(user.user_id), self._lifetimes.cutoffs(now)
+        old = sessions.beyond(tx, user_id, cutoffs, keep=self._most_of_a_user - 1)
+        if old:
+            self.end(tx, user, old, EndCause.REPLACED, client)
 
 
 def _events(session_id: UUID, cause: EndCause) -> list[OutboxEvent]:

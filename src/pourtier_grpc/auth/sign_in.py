@@ -26,13 +26,20 @@ from pourtier_grpc.auth.proof import (
     domain_of,
 )
 from pourtier_grpc.auth.sessions import Sessions
-from pourtier_grpc.auth.wallets import MessageTime, SignInMessage, chain_named
+from pourtier_grpc.auth.wallets import (
+    DEFAULT_CHAIN,
+    MessageTime,
+    SignInMessage,
+    chain_named,
+)
 from pourtier_grpc.caller import Client, actor_of_user
 from pourtier_grpc.clock import Clock
+from pourtier_grpc.compliance.consent import Consent
+from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import nonces, outbox, refused_proofs
 from pourtier_grpc.store import users as user_rows
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
@@ -40,7 +47,6 @@ from pourtier_grpc.store.sessions import Session
 from pourtier_grpc.store.users import NewUser, UserReader
 
 STATEMENT = "Sign in to Lumiere. This is no transaction and costs nothing."
-DEFAULT_CHAIN = "solana"
 # A proof that could be read, of an address that could be one, and that does not hold.
 REFUSED = frozenset(
     {
@@ -56,16 +62,19 @@ REFUSED = frozenset(
         ErrorReason.ERROR_REASON_SIGNATURE_INVALID,
     }
 )
+# Of these, what is found out once the signature has held: the wallet is proven.
+REFUSED_PROVEN = frozenset({ErrorReason.ERROR_REASON_NONCE_CONSUMED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What a person says of themselves when they register."""
+    """What a person says of themselves when they register, and what they agree to."""
 
     wallet_type: str
     display_name: str
     email: str
     locale: str
+    accepted_document_ids: tuple[UUID, ...] = ()
 
 
 class SignIn:
@@ -79,6 +88,8 @@ class SignIn:
         audit_log: AuditLog,
         keyring: Keyring,
         sessions: Sessions,
+        consent: Consent,
+        screening: Screening,
         policy: SignInPolicy,
         clock: Clock,
         challenge_lifetime: timedelta,
@@ -88,6 +99,8 @@ class SignIn:
         self._audit = audit_log
         self._keyring = keyring
         self._sessions = sessions
+        self._consent = consent
+        self._screening = screening
         self._policy = policy
         self._clock = clock
         self._challenge_lifetime = challenge_lifetime
@@ -148,12 +161,15 @@ class SignIn:
     def register(
         self, proof: Proof, profile: Profile, client: Client
     ) -> tuple[User, Tokens]:
-        """Opens an account for a wallet and a session in it.
+        """Opens an account for a wallet and a session in it, with consent to all texts.
 
-        Raises the errors of a proof, or WALLET_ALREADY_REGISTERED.
+        Raises the errors of a proof, WALLET_SCREENED, WALLET_ALREADY_REGISTERED, or
+        those of `Consent.accept_all_required`.
         """
         with self._counted(proof, client):
             verified, raw_nonce, expire_time = self._check(proof)
+        # Only a wallet's owner learns that it is not served.
+        self._screening.refuse(verified.address)
         now = self._clock.now()
         new = NewUser(
             user_id=new_id(now),
@@ -175,8 +191,13 @@ class SignIn:
                 )
             created = OutboxEvent(event_type=EventType.USER_CREATED)
             outbox.record_change(tx, user, now, created)
-            self._audit.append(tx, _event("user.registered", user, now, client))
+            self._audit.append(
+                tx, _event(AuditAction.USER_REGISTERED, user, now, client)
+            )
             session = self._open(tx, user, verified, client)
+            self._consent.accept_all_required(
+                tx, user, session.session_id, profile.accepted_document_ids, client
+            )
             tx.commit()
         return user, self._sessions.tokens(user, session)
 
@@ -205,8 +226,8 @@ class SignIn:
     ) -> Session:
         wallet = verified.chain, verified.address
         session = self._sessions.open(tx, user, wallet, client)
-        now = self._clock.now()
-        event = _event("session.started", user, now, client, session.session_id)
+        action, began = AuditAction.SESSION_STARTED, session.create_time
+        event = _event(action, user, began, client, session.session_id)
         self._audit.append(tx, event)
         return session
 
@@ -223,6 +244,7 @@ class SignIn:
                     client.address,
                     error.reason_name,
                     self._clock.now(),
+                    proven=error.reason in REFUSED_PROVEN,
                 )
             raise
 
@@ -285,7 +307,7 @@ def _consumed() -> PourtierError:
 
 
 def _event(
-    action: str,
+    action: AuditAction,
     user: User,
     now: datetime,
     client: Client,

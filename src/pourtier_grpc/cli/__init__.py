@@ -30,8 +30,15 @@ class Cli(LazyGroup):
     commands=lazy(
         __name__,
         ("api-key", "api_keys:api_key", "API keys of internal services."),
+        ("audit", "audit:audit", "The sealed audit log."),
         ("dev", "dev:dev", "Run everything on this machine: databases, service, edge."),
+        (
+            "grant",
+            "grant:grant",
+            "Give a role of the database what its duty needs.",
+        ),
         ("keys", "keys:keys", "Key material."),
+        ("legal", "legal:legal", "Legal texts and receipts."),
         ("migrate", "migrate:migrate", "Bring the database to the newest revision."),
         (
             "passeur-sim",
@@ -41,6 +48,7 @@ class Cli(LazyGroup):
         ("serve", "serve:serve", "Serve gRPC until SIGTERM or Ctrl-C."),
         ("user", "users:user", "Accounts."),
         ("wallet", "wallet:wallet", "A wallet for the terminal."),
+        ("worker", "worker:worker", "Run the background until SIGTERM or Ctrl-C."),
     ),
 )
 @click.version_option(package_name="pourtier-grpc")

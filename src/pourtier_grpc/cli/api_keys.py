@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from datetime import datetime, timedelta
 
 import click
 
-from pourtier_grpc.cli.common import json_option, print_rows
+from pourtier_grpc.auth.api_keys import SCOPES, require_name
+from pourtier_grpc.cli.common import fail, json_option, print_rows
 from pourtier_grpc.cli.parts import parts
-
-NAME = re.compile(r"[a-z][a-z0-9-]{0,63}", re.ASCII)
-# Every scope that a policy of the contract asks for; a test compares them.
-SCOPES = ("auth.introspect", "users.kyc", "users.read")
 
 
 @click.group("api-key")
@@ -44,8 +39,10 @@ def api_key_create(
     overlap_hours: int | None,
 ) -> None:
     """Make a key for the service NAME, and print it: it is never shown again."""
-    if not NAME.fullmatch(name):
-        raise click.BadParameter("NAME is a lower-case word such as chevalier")
+    try:
+        require_name(name)
+    except ValueError as error:
+        raise click.BadParameter(f"NAME {error}") from None
     with parts() as made:
         text = made.api_keys.create(
             name,
@@ -66,11 +63,11 @@ def api_key_list(*, as_json: bool) -> None:
             {
                 "prefix": record.prefix,
                 "name": record.name,
-                "scopes": ",".join(record.scopes),
+                "scopes": list(record.scopes),
                 "state": record.state(now),
                 "create_time": record.create_time.isoformat(),
-                "expire_time": _shown(record.expire_time),
-                "last_used_time": _shown(record.last_used_time),
+                "expire_time": _written(record.expire_time),
+                "last_used_time": _written(record.last_used_time),
             }
             for record in made.api_keys.all()
         ]
@@ -83,9 +80,8 @@ def api_key_revoke(prefix: str) -> None:
     """Revoke the key of that prefix, at once."""
     with parts() as made:
         if not made.api_keys.revoke(prefix):
-            click.echo(f"pourtier: there is no key {prefix} to revoke", err=True)
-            sys.exit(1)
+            fail(f"there is no key {prefix} to revoke")
 
 
-def _shown(time: datetime | None) -> str:
-    return "-" if time is None else time.isoformat()
+def _written(time: datetime | None) -> str | None:
+    return None if time is None else time.isoformat()

@@ -38,5 +38,10 @@ class LazyGroup(click.Group):
 
 
 def lazy(package: str, *rows: Sequence[str]) -> list[click.Command]:
-    """The commands of a group, a row each: name, place within the package, help."""
+    """The commands of a group, a row each: name, place within the package, help.
+
+    Raises ValueError where two have one name.
+    """
+    if len({row[0] for row in rows}) < len(rows):
+        raise ValueError(f"{package} has two commands of one name")
     return [Lazy(name, f"{package}.{place}", text) for name, place, text in rows]

@@ -8,12 +8,12 @@ import click
 from google.protobuf.json_format import MessageToJson
 
 from pourtier.v1.user_pb2 import User
-from pourtier_grpc.caller import OPERATOR
+from pourtier_grpc.caller import Act
 from pourtier_grpc.cli.parts import parts
-from pourtier_grpc.users.admin import ROLES, Act
+from pourtier_grpc.cli.reasons import reason_option
+from pourtier_grpc.users.admin import ROLES
 from pourtier_grpc.wiring import Parts
 
-reason_option = click.option("--reason", required=True, help="Why, for the audit log.")
 role_argument = click.argument("role", type=click.Choice(ROLES))
 
 
@@ -82,7 +82,7 @@ def _find(made: Parts, who: str) -> User:
 
 
 def _act(reason: str) -> Act:
-    return Act(actor=OPERATOR, reason=reason)
+    return Act(reason=reason)
 
 
 def _print(found: User) -> None:

@@ -1,1 +1,1 @@
-"""The rules of evidence: what can be shown to have happened."""
+"""Legal texts and consent, who may deploy, and the sealed log."""

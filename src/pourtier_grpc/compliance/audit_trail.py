@@ -32,10 +32,9 @@ class AuditTrail:
             request.page_size, request.page_token, filters, most=MAX_PAGE
         )
         events = self._reader.page(wanted, page)
-        shown, further = events[: page.size], events[page.size :]
-        answer = pb.ListAuditEventsResponse(events=shown)
-        if further:
-            last = shown[-1]
-            place = Place(moment(last.event_time), UUID(last.event_id))
-            answer.next_page_token = pages.write_token(place, filters)
-        return answer
+        shown, token = pages.end_page(page, events, _place_of, filters)
+        return pb.ListAuditEventsResponse(events=shown, next_page_token=token)
+
+
+def _place_of(event: pb.AuditEvent) -> Place:
+    return Place(moment(event.event_time), UUID(event.event_id))

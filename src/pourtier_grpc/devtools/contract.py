@@ -9,7 +9,6 @@ protovalidate wheel.
 
 from __future__ import annotations
 
-import argparse
 import filecmp
 import subprocess
 import sys
@@ -26,6 +25,8 @@ from google.protobuf import (
     timestamp_pb2,
 )
 from protovalidate._gen.buf.validate import validate_pb
+
+from pourtier_grpc.devtools.generated import only_compares
 
 ROOT = Path(__file__).parents[3]
 PACKAGE = "pourtier/v1"
@@ -137,11 +138,7 @@ def compare(fresh: Path) -> None:
 
 def main(arguments: Iterable[str] | None = None) -> int:
     """The command; answers 0, or 1 where the contract is not in order."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
-    check: bool = parser.parse_args(
-        list(arguments) if arguments is not None else None
-    ).check
+    check = only_compares(__doc__, arguments)
     try:
         with tempfile.TemporaryDirectory() as folder:
             fresh = Path(folder)

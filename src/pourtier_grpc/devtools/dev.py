@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from pourtier_grpc.compliance.samples import publish_samples
 from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.edge import Address, EdgeSettings, read_contract, render
 from pourtier_grpc.devtools.embedded import EmbeddedServer
@@ -31,6 +32,7 @@ from pourtier_grpc.devtools.redis import EmbeddedRedis
 from pourtier_grpc.devtools.state import State, open_state
 from pourtier_grpc.listening import MAX_SOCKET_PATH
 from pourtier_grpc.server import descriptor_set
+from pourtier_grpc.wiring import build
 
 WATCH_SECONDS = 0.5
 PORTS = {
@@ -110,7 +112,9 @@ class Stack:
             "KEY_DIR": str(self._settings.keys.absolute()),
         }
         migrate_url(environment["DATABASE_URL"])
+        seed(self._settings.with_database(environment["DATABASE_URL"]))
         self._add(self._service(environment))
+        self._add(self._worker(environment))
         self._add(self._edge(environment["GRPC_UNIX_SOCKET"]))
 
     def _database_url(self, state: State) -> str:
@@ -146,18 +150,29 @@ class Stack:
         return f"http://127.0.0.1:{port}"
 
     def _service(self, environment: Mapping[str, str]) -> ChildProcess:
-        service = ChildProcess(
-            "the service",
-            [sys.executable, "-m", "pourtier_grpc", "serve"],
-            log=self._folder() / "serve.log",
+        service = self._child("the service", "serve", environment)
+        target = f"unix:{environment['GRPC_UNIX_SOCKET']}"
+        service.start(lambda: is_ready(target))
+        return service
+
+    def _worker(self, environment: Mapping[str, str]) -> ChildProcess:
+        worker = self._child("the worker", "worker", environment)
+        # Nobody waits for what it does.
+        worker.start()
+        return worker
+
+    def _child(
+        self, name: str, command: str, environment: Mapping[str, str]
+    ) -> ChildProcess:
+        return ChildProcess(
+            name,
+            [sys.executable, "-m", "pourtier_grpc", command],
+            log=self._folder() / f"{command}.log",
             # Settings may have paths that start here.
             cwd=Path.cwd(),
             env={**server_environment(), **os.environ, **environment},
             grace=self._settings.drain_seconds + 5,
         )
-        target = f"unix:{environment['GRPC_UNIX_SOCKET']}"
-        service.start(lambda: is_ready(target))
-        return service
 
     def _edge(self, unix_socket: str) -> EmbeddedEnvoy:
         folder = self._folder()
@@ -180,6 +195,17 @@ class Stack:
         self._stack.callback(server.stop)
         if self._told.is_set():
             raise _ToldToStopError
+
+
+def seed(settings: Settings) -> None:
+    """Gives a platform without legal texts samples, so that somebody can register."""
+    if settings.production:
+        return
+    made = build(settings)
+    try:
+        publish_samples(made.documents)
+    finally:
+        made.close()
 
 
 def edge_settings(
@@ -227,13 +253,21 @@ def is_ready(target: str) -> bool:
 def greeting(settings: Settings, folders: Iterable[Path], grpcurl: str | None) -> str:
     """Where everything is, and three commands to try, which work as they are printed.
 
-    `grpcurl` is how it is called here, or None where there is none.
+    `grpcurl` is how it is called here, or None where there is none. Where the native
+    listener speaks TLS, which clients' files open it is not known here: the commands
+    take the service's Unix socket.
     """
     http, native = settings.pourtier_http_port, settings.listen[0]
     simulated = f"http://localhost:{settings.pourtier_passeur_port} (simulated)"
     native = native.replace("127.0.0.1", "localhost")
     sign_in = f"{_pourtier(settings)} wallet sign-in"
-    second = f"{grpcurl} -plaintext {native} list" if grpcurl else sign_in
+    listed = native
+    if settings.tls:
+        path = socket_path(settings.pourtier_data_dir)
+        sign_in += f" --target {shlex.quote(f'unix:{path}')}"
+        listed = f"-unix {shlex.quote(str(path))}"
+        native += " (TLS)"
+    second = f"{grpcurl} -plaintext {listed} list" if grpcurl else sign_in
     return f"""\
 Pourtier is running.
 

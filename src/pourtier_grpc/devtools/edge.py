@@ -11,7 +11,6 @@ each RPC: the public one has what people may call, the internal one everything.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +22,7 @@ from pourtier_grpc.devtools.edge_contract import (
     read_contract,
 )
 from pourtier_grpc.devtools.edge_http import HttpParts, Listener
+from pourtier_grpc.devtools.edge_replies import MAX_BODY_BYTES, METADATA
 from pourtier_grpc.devtools.edge_routes import CLUSTER, Routes
 from pourtier_grpc.devtools.edge_settings import (
     Address,
@@ -33,6 +33,8 @@ from pourtier_grpc.devtools.edge_settings import (
 from pourtier_grpc.devtools.edge_tls import secrets, transport_socket
 from pourtier_grpc.devtools.edge_yaml import Node, Note, typed
 from pourtier_grpc.devtools.edge_yaml import render as render_yaml
+from pourtier_grpc.devtools.generated import only_compares
+from pourtier_grpc.interceptors.entry import INTERNAL_LISTENER
 
 __all__ = [
     "Address",
@@ -71,15 +73,19 @@ def build(contract: Contract, settings: EdgeSettings) -> dict[str, Node]:
         name="public",
         address=settings.public,
         origins=settings.public_origins,
+        max_body_bytes=settings.max_body_bytes,
+        max_answer_bytes=settings.max_answer_bytes,
         trusted_proxies=settings.trusted_proxies,
         tls=settings.public_tls,
         # Browsers hold to it for every port of a host, so only here, where they come.
         strict_transport=settings.public_tls is not None,
     )
     internal = Listener(
-        name="internal",
+        name=INTERNAL_LISTENER,
         address=settings.internal,
         origins=settings.internal_origins,
+        max_body_bytes=settings.max_internal_body_bytes,
+        max_answer_bytes=settings.max_internal_answer_bytes,
         keeps_request_id=True,
         tls=settings.internal_tls,
     )
@@ -131,11 +137,7 @@ def committed_contract() -> Contract:
 
 def main(arguments: Iterable[str] | None = None) -> int:
     """The command; answers 0, or 1 where the edge is not in order."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
-    check: bool = parser.parse_args(
-        list(arguments) if arguments is not None else None
-    ).check
+    check = only_compares(__doc__, arguments)
     try:
         text = render(EdgeSettings())
     except EdgeError as error:
@@ -169,6 +171,11 @@ def _listener(
     return {
         "name": listener.name,
         "address": _socket_address(listener.address),
+        "metadata": {
+            "filter_metadata": {
+                METADATA: {MAX_BODY_BYTES: str(listener.max_body_bytes)}
+            }
+        },
         "per_connection_buffer_limit_bytes": 32_768,
         "filter_chains": [chain],
     }

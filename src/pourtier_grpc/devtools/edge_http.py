@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from pourtier_grpc.devtools.edge_contract import Contract
 from pourtier_grpc.devtools.edge_guard import cleaning, guard
 from pourtier_grpc.devtools.edge_replies import local_reply_config
+from pourtier_grpc.devtools.edge_rewrites import head_as_get, trailing_slash
 from pourtier_grpc.devtools.edge_settings import (
     Address,
     EdgeSettings,
@@ -63,6 +64,8 @@ class Listener:
     name: str
     address: Address
     origins: tuple[str, ...]
+    max_body_bytes: int
+    max_answer_bytes: int
     trusted_proxies: int = 0
     keeps_request_id: bool = False
     tls: EdgeTls | None = None
@@ -76,10 +79,10 @@ class HttpParts:
         self._contract = contract
         self._settings = settings
         self._access_log = Shared("access_log", [_access_log()])
-        self._filters = Shared("http_filters", self._http_filters())
-        self._replies = Shared(
-            "local_replies", local_reply_config(settings.max_body_bytes)
-        )
+        self._arrivals = [*self._shared_filters()]
+        self._services = Shared("json_services", list(contract.json_services))
+        self._ignored = Shared("ignored_queries", list(contract.path_variables))
+        self._replies = Shared("local_replies", local_reply_config())
 
     def connection_manager(self, listener: Listener, route_config: Node) -> Node:
         """The network filter that speaks HTTP on one listener."""
@@ -131,7 +134,7 @@ class HttpParts:
                 seconds(settings.call_timeout + timedelta(seconds=30)),
             ),
             access_log=self._access_log,
-            http_filters=self._filters,
+            http_filters=self._http_filters(listener),
             local_reply_config=self._replies,
             route_config=route_config,
         )
@@ -140,7 +143,8 @@ class HttpParts:
             "typed_config": config,
         }
 
-    def _http_filters(self) -> Sequence[Node]:
+    def _shared_filters(self) -> Iterator[Node]:
+        """What a request passes before its size matters, on either listener."""
         compressed = Shared(
             "compressed",
             {
@@ -150,27 +154,45 @@ class HttpParts:
                 }
             },
         )
+        yield Shared("cleaning", cleaning())
+        yield Note(
+            "Verb and path for the log, before transcoding replaces them: the headers"
+            " in which it keeps them are a client's own where a request is refused"
+            " before it comes here.",
+            Shared("remember_request", _remember_request()),
+        )
+        yield Note(
+            "A path also answers with a trailing slash; to the transcoder a verb before"
+            " one is none.",
+            Shared("trailing_slash", trailing_slash()),
+        )
+        yield Note(
+            "What answers GET answers HEAD, which load balancers probe with.",
+            Shared("head_as_get", head_as_get()),
+        )
+        yield _http_filter(CORS, "cors.v3.Cors")
+        for name in ("zstd", "brotli", "gzip"):
+            yield Shared(name, _compressor(name, compressed))
+        yield _http_filter("envoy.filters.http.grpc_web", "grpc_web.v3.GrpcWeb")
+        yield Note(
+            "Queries that would reach fields which a query must not set, and gRPC"
+            " headers that the service could not read.",
+            Shared("guard", guard(self._contract)),
+        )
+
+    def _http_filters(self, listener: Listener) -> Sequence[Node]:
         return [
-            cleaning(),
-            _remember_request(),
-            _http_filter(CORS, "cors.v3.Cors"),
-            *(_compressor(name, compressed) for name in ("zstd", "brotli", "gzip")),
-            _http_filter("envoy.filters.http.grpc_web", "grpc_web.v3.GrpcWeb"),
-            Note(
-                "Queries that would reach fields which a query must not set, and gRPC"
-                " headers that the service could not read.",
-                guard(self._contract),
-            ),
+            *self._arrivals,
             Note(
                 "The limit of what arrives: the transcoder does not count what it"
                 " drops. Off on the routes of streams.",
-                self._buffer(RECEIVED),
+                _buffer(RECEIVED, listener),
             ),
-            self._transcoder(),
+            self._transcoder(listener),
             Note(
                 "A request goes on when it is complete and can be read: the service"
                 " never waits for a body, JSON or gRPC. Off on the routes of streams.",
-                self._buffer(BUFFER),
+                _buffer(BUFFER, listener),
             ),
             _http_filter(
                 "envoy.filters.http.router",
@@ -179,20 +201,15 @@ class HttpParts:
             ),
         ]
 
-    def _buffer(self, name: str) -> Node:
-        # gRPC's prefix comes on top of what the limit is for.
-        limit = self._settings.max_body_bytes + 5
-        return _http_filter(name, "buffer.v3.Buffer", max_request_bytes=limit)
-
-    def _transcoder(self) -> Node:
+    def _transcoder(self, listener: Listener) -> Node:
         return _http_filter(
             TRANSCODER,
             "grpc_json_transcoder.v3.GrpcJsonTranscoder",
             proto_descriptor=self._settings.descriptor_set,
-            services=list(self._contract.json_services),
+            services=self._services,
             convert_grpc_status=True,
-            max_request_body_size=self._settings.max_body_bytes,
-            max_response_body_size=self._settings.max_answer_bytes,
+            max_request_body_size=listener.max_body_bytes,
+            max_response_body_size=listener.max_answer_bytes,
             print_options={
                 "preserve_proto_field_names": True,
                 "always_print_primitive_fields": True,
@@ -207,7 +224,7 @@ class HttpParts:
                 "Every path variable of the contract, in every spelling: in a query it"
                 " would override the path. Unknown parameters, such as those against"
                 " caches, do nothing, like unknown fields of a body.",
-                list(self._contract.path_variables),
+                self._ignored,
             ),
         )
 
@@ -235,8 +252,15 @@ def _request_id(listener: Listener) -> Node:
     return Note(
         value=False,
         comment="Strangers get an id of ours: it leads to one call in the logs only if"
-        " nobody else can choose it. traceparent passes.",
+        " nobody else can choose it. traceparent passes: the service takes its ids, and"
+        " decides by itself whether to sample.",
     )
+
+
+def _buffer(name: str, listener: Listener) -> Node:
+    # gRPC's prefix comes on top of what the limit is for.
+    limit = listener.max_body_bytes + 5
+    return _http_filter(name, "buffer.v3.Buffer", max_request_bytes=limit)
 
 
 def _http_filter(name: str, message: str, **fields: Node) -> Node:
@@ -258,22 +282,17 @@ def _compressor(name: str, compressed: Node) -> Node:
 
 def _remember_request() -> Node:
     formats = {VERB: "%REQ(:METHOD)%", PATH: "%PATH(NQ:PATH)%"}
-    return Note(
-        "Verb and path for the log, before transcoding replaces them: the headers in"
-        " which it keeps them are a client's own where a request is refused before it"
-        " comes here.",
-        _http_filter(
-            "envoy.filters.http.set_filter_state",
-            "set_filter_state.v3.Config",
-            on_request_headers=[
-                {
-                    "object_key": key,
-                    "factory_key": "envoy.string",
-                    "format_string": {"text_format_source": {"inline_string": text}},
-                }
-                for key, text in formats.items()
-            ],
-        ),
+    return _http_filter(
+        "envoy.filters.http.set_filter_state",
+        "set_filter_state.v3.Config",
+        on_request_headers=[
+            {
+                "object_key": key,
+                "factory_key": "envoy.string",
+                "format_string": {"text_format_source": {"inline_string": text}},
+            }
+            for key, text in formats.items()
+        ],
     )
 
 

@@ -16,6 +16,9 @@ DOMAIN = "pourtier.lumiere.trade"
 
 # The words of the filter that refused, for whoever debugs a client.
 REFUSAL = "%LOCAL_REPLY_BODY%"
+# Each listener says in its metadata how large a body it takes.
+METADATA, MAX_BODY_BYTES = "pourtier", "max_body_bytes"
+LIMIT = f"%METADATA(LISTENER:{METADATA}:{MAX_BODY_BYTES})%"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,7 @@ class Reply:
     retry_after: int = 0
 
 
-def replies(max_body_bytes: int) -> tuple[Reply, ...]:
+def replies() -> tuple[Reply, ...]:
     """Every refusal that has a reason of its own; the first that fits is sent."""
     return (
         Reply(
@@ -81,9 +84,9 @@ def replies(max_body_bytes: int) -> tuple[Reply, ...]:
             statuses=(413, 431),
             code=8,
             reason="REQUEST_TOO_LARGE",
-            message=f"the body is larger than {max_body_bytes} bytes, or the headers"
+            message=f"the body is larger than {LIMIT} bytes, or the headers"
             " are too many or too large",
-            metadata={"limit_bytes": str(max_body_bytes)},
+            metadata={"limit_bytes": LIMIT},
         ),
         Reply(
             statuses=(503,),
@@ -133,9 +136,9 @@ NATIVE_GRPC: Node = {
 PLAIN_TEXT: Node = {"text_format_source": {"inline_string": REFUSAL}}
 
 
-def local_reply_config(max_body_bytes: int) -> Node:
+def local_reply_config() -> Node:
     """The connection manager's `local_reply_config`."""
-    kinds = replies(max_body_bytes)
+    kinds = replies()
     caller = Shared("native_grpc", NATIVE_GRPC)
     text = Shared("plain_text", PLAIN_TEXT)
     native = [_native_mapper(reply, caller, text) for reply in (*kinds, DEFECT)]

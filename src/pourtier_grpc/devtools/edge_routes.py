@@ -2,7 +2,8 @@
 
 Routes match gRPC paths. A JSON call has been transcoded by the time its route counts:
 until then it rests on the last route, which exists for that (a filter finds its CORS
-policy through a route) and for whatever nothing else matches.
+policy through a route) and for whatever nothing else matches. A gRPC call that nothing
+else matches has a route of its own, on which nobody waits for the rest of it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from pourtier_grpc.devtools.edge_http import BUFFER, CORS, RECEIVED, HttpParts, 
 from pourtier_grpc.devtools.edge_settings import EdgeSettings, seconds
 from pourtier_grpc.devtools.edge_tls import STRICT_TRANSPORT
 from pourtier_grpc.devtools.edge_yaml import Node, Note, Shared, typed
-from pourtier_grpc.interceptors.entry import EDGE_CLIENT_ADDRESS
+from pourtier_grpc.interceptors.entry import EDGE_CLIENT_ADDRESS, EDGE_LISTENER
 
 CLUSTER = "pourtier"
 
+# What the transcoder leaves alone, and what the gRPC-Web filter takes for its own, to
+# the letter: any other body must not be let past the limit of what arrives.
+GRPC_CONTENT = r"application/grpc(?:\+.*|-web(?:-text)?(?:\+proto)?)?"
+
 # Other names under which a client could tell who it is, or what a proxy added: the
-# service reads EDGE_CLIENT_ADDRESS alone.
+# service reads EDGE_CLIENT_ADDRESS.
 UNTRUSTED = (
     "forwarded",
     "true-client-ip",
@@ -42,6 +47,7 @@ class Routes:
         self._mutation = Shared("mutation", _mutation_action(settings))
         self._stream = Shared("stream", _stream_action())
         self._unbuffered = Shared("unbuffered", _unbuffered())
+        self._nowhere = Shared("nowhere", _nowhere())
 
     def public(self, listener: Listener) -> Node:
         """Everything that people may call, and no API key."""
@@ -60,18 +66,23 @@ class Routes:
             "name": listener.name,
             "domains": ["*"],
             "typed_per_filter_config": {CORS: self._http.cors_policy(listener)},
-            "routes": [*map(self._route, methods), _nothing()],
+            "routes": [
+                *map(self._route, methods),
+                self._no_such_method(),
+                self._nothing(),
+            ],
         }
         return {
             "name": listener.name,
             "request_headers_to_remove": Note(
-                "The service believes the header below and no other.",
+                "The service believes the headers below and no other.",
                 sorted(removed),
             ),
             "request_headers_to_add": [
                 _set_header(
                     EDGE_CLIENT_ADDRESS, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"
-                )
+                ),
+                _set_header(EDGE_LISTENER, listener.name),
             ],
             "response_headers_to_remove": ["grpc-accept-encoding"],
             "response_headers_to_add": [
@@ -95,6 +106,27 @@ class Routes:
         else:
             route["route"] = self._read if method.read else self._mutation
         return Note(", ".join(method.bindings), route) if method.bindings else route
+
+    def _no_such_method(self) -> Node:
+        content = {"safe_regex": {"regex": GRPC_CONTENT}}
+        return Note(
+            "Every other gRPC call, answered at once: a buffer would wait for the end"
+            " of a stream that has none.",
+            {
+                "match": {
+                    "prefix": "/",
+                    "headers": [{"name": "content-type", "string_match": content}],
+                },
+                "route": self._nowhere,
+                "typed_per_filter_config": self._unbuffered,
+            },
+        )
+
+    def _nothing(self) -> Node:
+        return Note(
+            "Everything else; also where a JSON call stands until it is transcoded.",
+            {"match": {"prefix": "/"}, "route": self._nowhere},
+        )
 
 
 def _strict_transport(listener: Listener) -> Iterable[Node]:
@@ -169,19 +201,15 @@ def _unbuffered() -> Node:
     return {name: typed(message, disabled=True) for name in (RECEIVED, BUFFER)}
 
 
-def _nothing() -> Node:
-    return Note(
-        "Everything else; also where a JSON call stands until it is transcoded. There"
-        " is no such cluster, which answers 404. A direct_response would do the same,"
-        " but without CORS.",
-        {
-            "match": {"prefix": "/"},
-            "route": {
-                "cluster": "nothing",
-                "cluster_not_found_response_code": "NOT_FOUND",
-            },
-        },
-    )
+def _nowhere() -> Node:
+    return {
+        "cluster": Note(
+            "There is none of that name, which answers 404. A direct_response would do"
+            " the same, but without CORS.",
+            "nothing",
+        ),
+        "cluster_not_found_response_code": "NOT_FOUND",
+    }
 
 
 def _default_header(name: str, value: str) -> Node:

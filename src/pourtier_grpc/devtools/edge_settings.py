@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 
-from pourtier_grpc.config import is_loopback
+from pourtier_grpc.addresses import is_loopback
 from pourtier_grpc.listening import MAX_SOCKET_PATH
 
 
@@ -44,6 +44,9 @@ class EdgeSettings:
     an empty list allows none. `call_timeout` bounds a whole call, `receive_timeout` the
     arrival of its request, `attempt_timeout` one attempt at a read.
 
+    Strangers send and are answered little; services ask about ten thousand users at
+    once, and what they ask is as large as the service reads.
+
     A listener with TLS answers nothing in plaintext, loopback included: behind a
     forwarder on the same machine every client has a loopback address. `secrets` is the
     folder of the files that name certificates. The internal listener takes API keys
@@ -65,6 +68,8 @@ class EdgeSettings:
     trusted_proxies: int = 0
     max_body_bytes: int = 65_536
     max_answer_bytes: int = 4 * 1024 * 1024
+    max_internal_body_bytes: int = 1024 * 1024
+    max_internal_answer_bytes: int = 16 * 1024 * 1024
     max_header_kilobytes: int = 16
     max_headers: int = 64
     max_connections: int = 10_000

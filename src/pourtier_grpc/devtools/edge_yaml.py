@@ -20,6 +20,8 @@ WIDTH = 88
 PLAIN = re.compile(
     r"(?:[A-Za-z_/][A-Za-z0-9_./-]*|\d+(?:\.\d+)?s|\d+\.\d+\.\d+\.\d+)\Z"
 )
+# A script: whole lines, which are written as they are.
+LINES = re.compile(r"(?!\s)(?:[ -~]*(?<! )\n)+(?<!\n\n)")
 NOT_TEXT = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 
 
@@ -101,6 +103,11 @@ class _Writer:
                 yield f"{pad}{lead} *{value.name}"
                 return
             lead, value = f"{lead} &{value.name}", value.value
+        if _has_lines(value):
+            yield f"{pad}{lead} |"
+            for line in str(value).splitlines():
+                yield f"{pad}  {line}" if line else ""
+            return
         line = f"{pad}{lead} {_flow(value)}"
         if _is_scalar(value) or (_flow(value) and len(line) <= WIDTH):
             yield line
@@ -129,17 +136,21 @@ def _is_comment(line: str) -> bool:
     return line.lstrip().startswith("#")
 
 
+def _has_lines(node: Node) -> bool:
+    return isinstance(node, str) and LINES.fullmatch(node) is not None
+
+
 def _is_scalar(node: Node) -> bool:
     return isinstance(node, str | int | float)
 
 
 def _flow(node: Node) -> str | None:
-    """The value in one line, or None where a comment or an anchor forbids it."""
+    """The value in one line, or None where something in it forbids that."""
     match node:
         case Note() | Shared():
             return None
         case str() | bool() | int() | float():
-            return _scalar(node)
+            return None if _has_lines(node) else _scalar(node)
         case Mapping():
             pairs = [(_scalar(key), _flow(value)) for key, value in node.items()]
             if any(value is None for _, value in pairs):

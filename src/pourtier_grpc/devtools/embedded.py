@@ -5,13 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from pourtier_grpc.devtools.ports import free_port, is_free, require_free
-from pourtier_grpc.devtools.process import ChildProcess, DevServerError
+from pourtier_grpc.devtools.process import (
+    ChildProcess,
+    DevServerError,
+    ServerOfABlock,
+)
 from pourtier_grpc.devtools.state import State
 
 
@@ -88,7 +91,7 @@ class Lease:
         return file
 
 
-class EmbeddedServer(ABC):
+class EmbeddedServer(ServerOfABlock):
     """A server whose data lives in a `State`, run by one process, used by several.
 
     `start` attaches to the server that another process runs from the same data, and
@@ -191,17 +194,6 @@ class EmbeddedServer(ABC):
         """Raises DevServerError if the server that we run ended by itself."""
         if self._child is not None:
             self._child.check()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     @abstractmethod
     def _launch(self, timeout: float) -> ChildProcess:

@@ -10,12 +10,12 @@ import stat
 import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from pourtier_grpc.devtools.process import (
     ChildProcess,
     DevServerError,
+    ServerOfABlock,
     find_binary,
     server_environment,
 )
@@ -73,7 +73,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(os.fspath(self._path))
 
 
-class EmbeddedEnvoy:
+class EmbeddedEnvoy(ServerOfABlock):
     """An Envoy of its own; any number run side by side.
 
     The configuration must have an `admin` section with a Unix socket that is closed to
@@ -171,17 +171,6 @@ class EmbeddedEnvoy:
     def check(self) -> None:
         """Raises DevServerError if it ended by itself."""
         self._child.check()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def _read_admin_address(self) -> str | None:
         """What Envoy listens on: a path, or host and port; None before it does."""

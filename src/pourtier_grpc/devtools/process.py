@@ -12,10 +12,13 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from pourtier_grpc.expected import ExpectedError
 
@@ -59,6 +62,29 @@ def server_environment() -> dict[str, str]:
         if name in os.environ:
             kept[name] = os.environ[name]
     return kept
+
+
+class ServerOfABlock(ABC):
+    """A server that runs for as long as a `with` block, where it is used as one."""
+
+    @abstractmethod
+    def start(self) -> Self:
+        """Returns when the server answers; repeating is harmless."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Ends the server; repeating is harmless."""
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
 
 
 class _Spawner:

@@ -19,6 +19,8 @@ from pourtier_grpc.caller import Client
 REQUEST_ID = "x-request-id"
 # Set by the edge alone, and believed on the edge's own socket alone.
 EDGE_CLIENT_ADDRESS = "x-pourtier-client-address"
+EDGE_LISTENER = "x-pourtier-listener"
+INTERNAL_LISTENER = "internal"
 UNIX_PEER = "unix:"
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 MAX_HEADER = 512
@@ -52,6 +54,8 @@ def client_of(metadata: Mapping[str, str | bytes], peer: str) -> Client:
         address=_address(metadata, peer),
         user_agent=_text(metadata, "user-agent") or "",
         origin=_text(metadata, "origin"),
+        outside=peer.startswith(UNIX_PEER)
+        and metadata.get(EDGE_LISTENER) != INTERNAL_LISTENER,
     )
 
 

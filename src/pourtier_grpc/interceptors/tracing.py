@@ -34,6 +34,8 @@ def tracing(tracing: Tracing) -> Interceptor:
 
         def handle(request: Any, call: Call) -> Message:
             parent = parent_of(call.metadata)
+            if parent is not None and call.client.outside:
+                parent = parent.of_a_stranger()
             if not tracing.samples(parent):
                 call.trace_id = None if parent is None else parent.trace_id
                 return handler(request, call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from pourtier.v1 import auth_service_pb2 as pb
+from pourtier.v1.json_web_key_pb2 import JsonWebKey
 from pourtier_grpc.auth.keyring import Keyring, public_jwk
 from pourtier_grpc.auth.own_sessions import OwnSessions
 from pourtier_grpc.auth.proof import Proof
@@ -56,6 +57,7 @@ class AuthServicer:
             display_name=request.display_name,
             email=request.email,
             locale=request.locale,
+            accepted_document_ids=tuple(map(UUID, request.accepted_document_ids)),
         )
         user, tokens = self._sign_in.register(_proof(request), profile, call.client)
         call.account = user
@@ -107,9 +109,7 @@ class AuthServicer:
         # The one answer that caches may keep: keys are published long ahead.
         call.headers.append(("cache-control", "public, max-age=300"))
         published = map(public_jwk, self._keyring.published)
-        return pb.GetJwksResponse(
-            keys=[pb.JsonWebKey(**jwk) for jwk in published if jwk]
-        )
+        return pb.GetJwksResponse(keys=[JsonWebKey(**jwk) for jwk in published if jwk])
 
 
 def _proof(request: ProofRequest) -> Proof:

@@ -7,11 +7,9 @@ from uuid import UUID
 from pourtier.v1 import user_service_pb2 as pb
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.call import Call
-from pourtier_grpc.users.admin import Act, Administration
+from pourtier_grpc.users.admin import Administration
 from pourtier_grpc.users.directory import Directory
 from pourtier_grpc.users.profile import Profiles
-
-ActRequest = pb.SuspendUserRequest | pb.ReinstateUserRequest | pb.SetKycLevelRequest
 
 
 class UserServicer:
@@ -56,21 +54,17 @@ class UserServicer:
         self, request: pb.SuspendUserRequest, call: Call
     ) -> pb.SuspendUserResponse:
         user_id = UUID(request.user_id)
-        user = self._administration.suspend(user_id, _act(request, call))
+        user = self._administration.suspend(user_id, call.act(request.reason))
         return pb.SuspendUserResponse(user=user)
 
     def ReinstateUser(
         self, request: pb.ReinstateUserRequest, call: Call
     ) -> pb.ReinstateUserResponse:
         user_id = UUID(request.user_id)
-        user = self._administration.reinstate(user_id, _act(request, call))
+        user = self._administration.reinstate(user_id, call.act(request.reason))
         return pb.ReinstateUserResponse(user=user)
 
     def SetKycLevel(self, request: pb.SetKycLevelRequest, call: Call) -> User:
         return self._administration.set_kyc_level(
-            UUID(request.user_id), request.kyc_level, _act(request, call)
+            UUID(request.user_id), request.kyc_level, call.act(request.reason)
         )
-
-
-def _act(request: ActRequest, call: Call) -> Act:
-    return Act(actor=call.acting_for_others, reason=request.reason, client=call.client)

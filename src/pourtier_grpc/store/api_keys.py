@@ -7,13 +7,14 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, or_, select
+from sqlalchemy import Row, or_, select, text
 
 from pourtier_grpc.store.engine import Database, Reader, Transaction
 from pourtier_grpc.store.tables import api_keys
 
 # How exactly the last use is kept: a write a minute, not one a call.
 USE_GRANULARITY = timedelta(minutes=1)
+LOCK_PATIENCE = "50ms"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,20 +57,30 @@ class ApiKeyStore:
         return None if row is None else _record(row)
 
     def note_use(self, record: ApiKeyRecord, now: datetime) -> None:
-        """Notes that a key was used, where that is news."""
+        """Notes that a key was used, where that is news and nobody is in the way.
+
+        A row that is locked is left alone, whoever else holds the table is waited for
+        no longer than `LOCK_PATIENCE`. Raises as every statement does.
+        """
         last = record.last_used_time
         if last is not None and now - last < USE_GRANULARITY:
             return
+        stale = (
+            select(api_keys.c.key_id)
+            .where(
+                api_keys.c.key_id == record.key_id,
+                or_(
+                    api_keys.c.last_used_time.is_(None),
+                    api_keys.c.last_used_time <= now - USE_GRANULARITY,
+                ),
+            )
+            .with_for_update(skip_locked=True)
+        )
         with self._database.transaction() as tx:
+            tx.run(text(f"SET LOCAL lock_timeout = '{LOCK_PATIENCE}'"))
             tx.run(
                 api_keys.update()
-                .where(
-                    api_keys.c.key_id == record.key_id,
-                    or_(
-                        api_keys.c.last_used_time.is_(None),
-                        api_keys.c.last_used_time <= now - USE_GRANULARITY,
-                    ),
-                )
+                .where(api_keys.c.key_id.in_(stale))
                 .values(last_used_time=now)
             )
             tx.commit()
@@ -91,12 +102,12 @@ def insert(tx: Transaction, record: ApiKeyRecord) -> None:
     )
 
 
-def expire(tx: Transaction, name: str, expire_time: datetime) -> int:
+def expire(tx: Transaction, name: str, expire_time: datetime) -> list[ApiKeyRecord]:
     """Lets the live keys of a name expire at that time, or earlier as they would have.
 
-    Answers how many there were.
+    Answers those whose expiry has moved, as they are then.
     """
-    done = tx.run(
+    rows = tx.run(
         api_keys.update()
         .where(
             api_keys.c.name == name,
@@ -104,8 +115,9 @@ def expire(tx: Transaction, name: str, expire_time: datetime) -> int:
             or_(api_keys.c.expire_time.is_(None), api_keys.c.expire_time > expire_time),
         )
         .values(expire_time=expire_time)
+        .returning(api_keys)
     )
-    return done.rowcount
+    return sorted(map(_record, rows), key=lambda record: record.key_id)
 
 
 def revoke(tx: Transaction, prefix: str, now: datetime) -> ApiKeyRecord | None:
@@ -121,6 +133,13 @@ def revoke(tx: Transaction, prefix: str, now: datetime) -> ApiKeyRecord | None:
         api_keys.update().where(api_keys.c.key_id == row.key_id).values(revoke_time=now)
     )
     return _record(row)
+
+
+def read_shared(tx: Transaction, key_id: UUID) -> ApiKeyRecord | None:
+    """The key of that id, or None; nobody changes it before the transaction ends."""
+    query = select(api_keys).where(api_keys.c.key_id == key_id)
+    row = tx.run(query.with_for_update(read=True)).first()
+    return None if row is None else _record(row)
 
 
 def _record(row: Row[Any]) -> ApiKeyRecord:

@@ -11,18 +11,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 import rfc8785
-from sqlalchemy import insert
 
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.caller import Client
-from pourtier_grpc.store.engine import Transaction
+from pourtier_grpc.store.engine import Transaction, insert_all
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.tables import audit_events, audit_personal
 
@@ -30,17 +30,42 @@ SALT_BYTES = 16
 MAX_USER_AGENT = 256
 
 
+class AuditAction(StrEnum):
+    """What happened: a noun and a past participle."""
+
+    USER_REGISTERED = "user.registered"
+    USER_UPDATED = "user.updated"
+    USER_SUSPENDED = "user.suspended"
+    USER_REINSTATED = "user.reinstated"
+    USER_KYC_LEVEL_SET = "user.kyc_level_set"
+    USER_ROLE_GRANTED = "user.role_granted"
+    USER_ROLE_REVOKED = "user.role_revoked"
+    SESSION_STARTED = "session.started"
+    SESSION_ENDED = "session.ended"
+    API_KEY_CREATED = "api_key.created"
+    API_KEY_EXPIRY_SET = "api_key.expiry_set"
+    API_KEY_REVOKED = "api_key.revoked"
+    KEY_GENERATED = "key.generated"
+    KEY_ROTATED = "key.rotated"
+    KEY_REVOKED = "key.revoked"
+    DOCUMENT_PUBLISHED = "document.published"
+    DOCUMENT_WITHDRAWN = "document.withdrawn"
+    DOCUMENT_ACCEPTED = "document.accepted"
+    AUDIT_EXPORTED = "audit.exported"
+    # Counted beside the log: see `store.refused_proofs`.
+    PROOF_REFUSED = "proof.refused"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
     """Something that happened, and that somebody may ask about years later.
 
-    `action` is a noun and a past participle (`session.started`). `actor` says who did
-    it: `user:<id>`, `admin:<id>`, `service:<name>`, `operator` or `system`. `user` is
-    whom it happened to, or None; `client` is None where nobody called. `details` holds
-    nothing personal.
+    `actor` says who did it: `user:<id>`, `admin:<id>`, `service:<name>/<prefix>` (of
+    its API key), `operator` or `system`. `user` is whom it happened to, or None;
+    `client` is None where nobody called. `details` holds nothing personal.
     """
 
-    action: str
+    action: AuditAction
     actor: str
     time: datetime
     user: User | None = None
@@ -57,20 +82,29 @@ class AuditLog:
 
     def append(self, tx: Transaction, event: AuditEvent) -> UUID:
         """Adds an event; answers its id."""
+        (event_id,) = self.append_all(tx, [event])
+        return event_id
+
+    def append_all(self, tx: Transaction, events: Iterable[AuditEvent]) -> list[UUID]:
+        """Adds events, however many; answers their ids."""
+        rows = [self._rows(event) for event in events]
+        insert_all(tx, audit_events, [row for row, _ in rows])
+        insert_all(tx, audit_personal, [row for _, row in rows])
+        return [row["event_id"] for row, _ in rows]
+
+    def _rows(self, event: AuditEvent) -> tuple[dict[str, Any], dict[str, Any]]:
+        """An event, and what is personal of it."""
         event_id = new_id(event.time)
         user_id = None if event.user is None else UUID(event.user.user_id)
         salt = secrets.token_bytes(SALT_BYTES)
-        personal = _personal(event)
+        personal = personal_fields(event.user, event.client)
         body = {
-            "action": event.action,
+            "action": str(event.action),
             "actor": event.actor,
             "details": dict(event.details),
             "event_id": str(event_id),
             "event_time": event.time.isoformat(),
-            "personal": {
-                name: personal_hash(salt, name, value)
-                for name, value in personal.items()
-            },
+            "personal": hashed(salt, personal),
             "request_id": None if event.client is None else event.client.request_id,
             "session_id": None if event.session_id is None else str(event.session_id),
             "user_id": None if user_id is None else str(user_id),
@@ -78,24 +112,20 @@ class AuditLog:
             if event.user is None
             else self._pseudonym(event.user.wallet_address),
         }
-        tx.run(
-            insert(audit_events).values(
-                event_id=event_id,
-                event_time=event.time,
-                action=event.action,
-                user_id=user_id,
-                body=rfc8785.dumps(body),
-            )
-        )
-        tx.run(
-            insert(audit_personal).values(
-                event_id=event_id,
-                user_id=user_id,
-                salt=salt,
-                body=rfc8785.dumps(personal),
-            )
-        )
-        return event_id
+        row = {
+            "event_id": event_id,
+            "event_time": event.time,
+            "action": str(event.action),
+            "user_id": user_id,
+            "body": rfc8785.dumps(body),
+        }
+        personal_row = {
+            "event_id": event_id,
+            "user_id": user_id,
+            "salt": salt,
+            "body": rfc8785.dumps(personal),
+        }
+        return row, personal_row
 
 
 def personal_hash(salt: bytes, name: str, value: str) -> str:
@@ -108,11 +138,17 @@ def personal_hash(salt: bytes, name: str, value: str) -> str:
     return hashlib.sha256(field_salt + value.encode()).hexdigest()
 
 
-def _personal(event: AuditEvent) -> dict[str, str]:
+def hashed(salt: bytes, personal: Mapping[str, str]) -> dict[str, str]:
+    """Personal fields as evidence holds them; see `personal_hash`."""
+    return {name: personal_hash(salt, name, value) for name, value in personal.items()}
+
+
+def personal_fields(user: User | None, client: Client | None) -> dict[str, str]:
+    """What is personal of something that somebody did, or that happened to them."""
     personal = {}
-    if event.client is not None:
-        personal["ip"] = event.client.address or ""
-        personal["user_agent"] = event.client.user_agent[:MAX_USER_AGENT]
-    if event.user is not None:
-        personal["wallet_address"] = event.user.wallet_address
+    if client is not None:
+        personal["ip"] = client.address or ""
+        personal["user_agent"] = client.user_agent[:MAX_USER_AGENT]
+    if user is not None:
+        personal["wallet_address"] = user.wallet_address
     return personal

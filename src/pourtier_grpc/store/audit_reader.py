@@ -23,11 +23,10 @@ from sqlalchemy import (
 )
 
 from pourtier.v1.compliance_service_pb2 import AuditEvent
+from pourtier_grpc.store.audit import AuditAction
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.pages import Page
 from pourtier_grpc.store.tables import audit_events, audit_personal, refused_proofs
-
-REFUSED_PROOF = "proof.refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +51,10 @@ class AuditReader:
         There is one more than the page's size, where the list goes on.
         """
         parts = [_events(wanted, page)]
-        if wanted.user_id is None and wanted.action in {None, REFUSED_PROOF}:
+        if wanted.user_id is None and wanted.action in {
+            None,
+            AuditAction.PROOF_REFUSED,
+        }:
             parts.append(_refused(wanted, page))
         merged = union_all(*(part.subquery().select() for part in parts)).subquery()
         order = (merged.c.time.desc(), merged.c.event_id.desc())
@@ -128,7 +130,7 @@ def _event(row: Row[Any]) -> AuditEvent:
     if row.body is None:
         event = AuditEvent(
             event_id=str(row.event_id),
-            action=REFUSED_PROOF,
+            action=AuditAction.PROOF_REFUSED,
             ip_address=row.client_address,
             wallet_address=row.wallet_address,
             count=row.times,

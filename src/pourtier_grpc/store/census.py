@@ -6,26 +6,22 @@ estimate: no look at a metric may cost more than a call does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import ClauseElement, Select, func, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import Executable
 
 from pourtier.v1.user_pb2 import UserStatus
 from pourtier_grpc.store.engine import Database, Reader
+from pourtier_grpc.store.sessions import Cutoffs, live_conditions
+from pourtier_grpc.store.tables import outbox, sessions, users
 
 # In the planner's units, of which a page read in order is one: a few milliseconds.
 CHEAP = 5_000.0
-
-_ACTIVE_USERS = "FROM users WHERE status = :active"
-_LIVE_SESSIONS = (
-    "FROM sessions WHERE end_time IS NULL AND expire_time > :now"
-    " AND rotate_time > :idle_since"
-)
-_WAITING_EVENTS = "FROM outbox WHERE publish_time IS NULL"
-_OLDEST_EVENT = text("SELECT min(create_time) FROM outbox WHERE publish_time IS NULL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,26 +34,40 @@ class Counts:
     oldest_waiting: datetime | None
 
 
-def take(database: Database, now: datetime, session_idle: timedelta) -> Counts:
-    """Counts, at that time, with sessions idle for that long counting as ended.
-
-    Raises as every statement does.
-    """
-    times = {"now": now, "idle_since": now - session_idle}
-    active = {"active": UserStatus.USER_STATUS_ACTIVE}
+def take(database: Database, cutoffs: Cutoffs) -> Counts:
+    """Counts, at that time. Raises as every statement does."""
+    active = users.c.status == UserStatus.USER_STATUS_ACTIVE
+    waiting = outbox.c.publish_time.is_(None)
+    alive = live_conditions(cutoffs)
     with database.read() as read:
         return Counts(
-            users_active=_count(read, _ACTIVE_USERS, active),
-            sessions_live=_count(read, _LIVE_SESSIONS, times),
-            events_waiting=_count(read, _WAITING_EVENTS, {}),
-            oldest_waiting=read.run(_OLDEST_EVENT).scalar(),
+            users_active=_count(read, select(users.c.user_id).where(active)),
+            sessions_live=_count(read, select(sessions.c.session_id).where(*alive)),
+            events_waiting=_count(read, select(outbox.c.event_id).where(waiting)),
+            oldest_waiting=read.run(
+                select(func.min(outbox.c.create_time)).where(waiting)
+            ).scalar(),
         )
 
 
-def _count(read: Reader, rows: str, values: Mapping[str, Any]) -> int:
-    explain = text(f"EXPLAIN (FORMAT JSON) SELECT 1 {rows}")
-    plan = read.run(explain, values).scalar_one()[0]["Plan"]
+class _Explain(Executable, ClauseElement):
+    """Asks for the plan of a query."""
+
+    inherit_cache = False
+
+    def __init__(self, query: Select[Any]) -> None:
+        self.query = query
+
+
+@compiles(_Explain)
+def _explain(element: _Explain, compiler: SQLCompiler, **options: Any) -> str:
+    return f"EXPLAIN (FORMAT JSON) {compiler.process(element.query, **options)}"
+
+
+def _count(read: Reader, rows: Select[Any]) -> int:
+    plan = read.run(_Explain(rows)).scalar_one()[0]["Plan"]
     if plan["Total Cost"] > CHEAP:
         return int(plan["Plan Rows"])
-    counted: int = read.run(text(f"SELECT count(*) {rows}"), values).scalar_one()
+    query = select(func.count()).select_from(rows.subquery())
+    counted: int = read.run(query).scalar_one()
     return counted

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,19 +12,25 @@ from typing import Any
 
 import psycopg
 from prometheus_client import CollectorRegistry
+from psycopg import conninfo
 from sqlalchemy import (
+    URL,
     Connection,
     CursorResult,
     Engine,
     QueuePool,
+    Table,
     TextClause,
     create_engine,
     exc,
+    insert,
+    make_url,
     text,
 )
 from sqlalchemy.sql.expression import Executable
 
 from pourtier_grpc import deadline
+from pourtier_grpc.config import ConfigError
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.telemetry.metrics import OPERATIONS, QueryMetrics
 
@@ -36,8 +43,16 @@ UNAVAILABLE_CLASSES = ("08", "53", "57P", "58", "25006")
 # Serialization failure, deadlock, lock not available, unique violation.
 CONFLICTS = ("40001", "40P01", "55P03", "23505")
 QUERY_CANCELLED = "57014"
+# The statement that takes a snapshot's name has no parameters.
+SNAPSHOT = re.compile(r"[0-9A-F-]+", re.ASCII)
+# How many rows of a stream travel together.
+STREAM_ROWS = 500
+# A NUL in a text or in JSON: character not in repertoire, untranslatable character.
+NULS = ("22021", "22P05")
 # How exactly statements keep to the call's deadline; finer would cost a journey each.
 TIMEOUT_GRANULARITY_SECONDS = 0.1
+# How many rows are written before the call's deadline is looked at again.
+INSERT_BATCH = 500
 
 
 class Reader:
@@ -53,9 +68,11 @@ class Reader:
         self.shortened = False
 
     def run(
-        self, statement: Executable, values: Mapping[str, Any] | None = None
+        self,
+        statement: Executable,
+        values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> CursorResult[Any]:
-        """Runs a statement with its parameters.
+        """Runs a statement with its parameters, or once with each of several.
 
         Raises DEADLINE_EXCEEDED, before or during it, where the call's time is over.
         """
@@ -63,6 +80,23 @@ class Reader:
         return self._queries.watch(
             operation_of(statement), self.connection.execute, statement, values
         )
+
+    def stream(
+        self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> Generator[tuple[Any, ...], None, None]:
+        """The rows of a query as they come: any number of them, in constant memory.
+
+        The parameters are psycopg's, `%s` or `%(name)s`. No other statement runs on the
+        connection until all rows were read, or the generator is closed.
+        """
+        connection = self.connection.connection.driver_connection
+        assert isinstance(connection, psycopg.Connection)  # noqa: S101 - for the type checker
+        try:
+            with connection.cursor() as cursor:
+                query = statement.encode()
+                yield from cursor.stream(query, values, binary=True, size=STREAM_ROWS)
+        except psycopg.OperationalError as error:
+            raise unavailable() from error
 
     def _shorten(self, left: float | None) -> None:
         if left is None or left >= self._timeout - TIMEOUT_GRANULARITY_SECONDS:
@@ -81,6 +115,14 @@ class Transaction(Reader):
         self.connection.commit()
 
 
+def insert_all(
+    tx: Transaction, table: Table, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Adds rows, however many: one statement may have 65,535 parameters at most."""
+    for start in range(0, len(rows), INSERT_BATCH):
+        tx.run(insert(table), rows[start : start + INSERT_BATCH])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolUsage:
     """The pool at one moment: most connections, those in use, and who waits for one."""
@@ -96,8 +138,11 @@ class Database:
     Every wait ends with the deadline of the call that is being served: for a connection
     by a counter in front of the pool, for a statement by PostgreSQL's own timeout.
 
-    Driver errors leave as PourtierError: DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED or
-    CONFLICT. Whatever else the driver raises is a defect of ours and passes through.
+    Raises ConfigError of a URL that cannot be read.
+
+    Driver errors leave as PourtierError: DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED,
+    CONFLICT, or INVALID_FIELD of a text with a NUL. Whatever else the driver raises is
+    a defect of ours and passes through.
     """
 
     def __init__(
@@ -117,7 +162,7 @@ class Database:
         self._places = threading.BoundedSemaphore(self._size)
         milliseconds = int(statement_timeout_seconds * 1000)
         self.engine: Engine = create_engine(
-            url,
+            _read(url),
             pool_size=pool_size,
             max_overflow=pool_overflow,
             pool_pre_ping=True,
@@ -126,7 +171,9 @@ class Database:
             connect_args={
                 "connect_timeout": 3,
                 "options": f"-c statement_timeout={milliseconds} -c TimeZone=UTC"
-                " -c idle_in_transaction_session_timeout=60000",
+                " -c idle_in_transaction_session_timeout=60000"
+                # Unless it is named, temporary tables come before all others.
+                " -c search_path=public,pg_temp",
                 "application_name": "pourtier",
                 # A peer that is gone without a word is noticed in about ten seconds.
                 "keepalives_idle": 4,
@@ -157,6 +204,27 @@ class Database:
         with self._connect(self.engine if hurried else self._autocommit) as connection:
             reader = Reader(connection, self._statement_timeout, self._queries)
             with translated_errors(reader):
+                yield reader
+
+    @contextmanager
+    def snapshot(self, of: str | None = None) -> Iterator[Reader]:
+        """For statements that are to see one moment, however long they take.
+
+        `of` is what `pg_export_snapshot()` has answered to somebody who looks at that
+        moment, and still does.
+        """
+        if of is not None and not SNAPSHOT.fullmatch(of):
+            raise ValueError("this is no snapshot's name")
+        engine = self.engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        with self._connect(engine) as connection:
+            reader = Reader(connection, self._statement_timeout, self._queries)
+            with translated_errors(reader):
+                if of is not None:
+                    connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{of}'")
+                for limit in ("statement", "idle_in_transaction_session"):
+                    connection.exec_driver_sql(f"SET LOCAL {limit}_timeout = 0")
                 yield reader
 
     def ping(self) -> None:
@@ -218,6 +286,25 @@ class _Count:
             self.value -= 1
 
 
+def _read(text: str) -> URL:
+    """A database's URL, if the driver understands it.
+
+    Raises ConfigError, which quotes nothing of it: where a password has characters of
+    its own that were not encoded, any part may be a part of it.
+    """
+    try:
+        url = make_url(text)
+        _, options = url.get_dialect()().create_connect_args(url)
+        options.pop("context", None)
+        conninfo.make_conninfo(**options)
+    except (ValueError, exc.ArgumentError, psycopg.ProgrammingError):
+        raise ConfigError(
+            "DATABASE_URL cannot be read: its port must be a number, its parameters "
+            "libpq's, and special characters of its password percent-encoded"
+        ) from None
+    return url
+
+
 def operation_of(statement: Executable) -> str:
     """What a statement does, as one of the few words by which it is counted."""
     if isinstance(statement, TextClause):
@@ -259,9 +346,21 @@ def conflict() -> PourtierError:
     )
 
 
+def _not_text() -> PourtierError:
+    """The error of a text that PostgreSQL cannot keep. Which one, it does not say."""
+    return PourtierError(
+        ErrorReason.ERROR_REASON_INVALID_FIELD,
+        "a text has a NUL, which cannot be kept",
+        field="",
+    )
+
+
 def _translate(error: exc.DBAPIError, *, hurried: bool) -> PourtierError | None:
     cause = error.orig
     state = cause.sqlstate if isinstance(cause, psycopg.Error) else None
+    # The driver refuses most of them itself, without a state.
+    if state in NULS or (isinstance(cause, psycopg.DataError) and "NUL" in str(cause)):
+        return _not_text()
     if state == QUERY_CANCELLED:
         # By the call's deadline, or because it was slower than any statement may be.
         return deadline.exceeded() if hurried else unavailable()

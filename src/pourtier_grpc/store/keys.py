@@ -19,6 +19,9 @@ class KeyUse(StrEnum):
     HMAC = "hmac"
     # Turns wallets into what evidence keeps of them: never rotated.
     PSEUDONYM = "pseudonym"
+    # Signs receipts and checkpoints, and is published for ever: never revoked, or what
+    # people hold in their hands would be worth nothing.
+    EVIDENCE = "evidence"
 
 
 class KeyState(StrEnum):
@@ -37,7 +40,10 @@ class KeyState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRecord:
-    """What is known of a key beside its material."""
+    """What is known of a key beside its material.
+
+    `public_key` is an evidence key's, 32 bytes (RFC 8032); None for other uses.
+    """
 
     key_id: str
     use: KeyUse
@@ -45,6 +51,7 @@ class KeyRecord:
     state: KeyState
     create_time: datetime
     retire_time: datetime | None = None
+    public_key: bytes | None = None
 
 
 def lock(tx: Transaction) -> None:
@@ -64,6 +71,7 @@ def all_keys(reader: Reader) -> list[KeyRecord]:
             state=KeyState(row.state),
             create_time=row.create_time,
             retire_time=row.retire_time,
+            public_key=row.public_key,
         )
         for row in rows
     ]
@@ -81,6 +89,7 @@ def insert(tx: Transaction, record: KeyRecord) -> None:
             activate_time=(
                 record.create_time if record.state is KeyState.ACTIVE else None
             ),
+            public_key=record.public_key,
         )
     )
 

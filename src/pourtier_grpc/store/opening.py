@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from pourtier_grpc.config import ConfigError, Settings
 from pourtier_grpc.store import revisions
 from pourtier_grpc.store.engine import Database
@@ -34,3 +37,14 @@ def require_migrated(database: Database) -> None:
             f"the database is at revision {current or 'none'}, this version needs "
             f"{revisions.head()}: run `pourtier migrate`"
         )
+
+
+@contextlib.contextmanager
+def opened(settings: Settings) -> Iterator[Database]:
+    """The settings' database, which must have been migrated, closed afterwards."""
+    database = open_database(settings)
+    try:
+        require_migrated(database)
+        yield database
+    finally:
+        database.close()

@@ -1,7 +1,7 @@
 """The outbox: events written in the transaction of the change that they tell of.
 
 A relay sends them on. Per user they are numbered without a gap, under the lock of the
-user's row.
+user's row; those that tell of no user have a sequence of their own.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import insert
+from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.store import users
-from pourtier_grpc.store.engine import Transaction
+from pourtier_grpc.store.engine import Transaction, insert_all
 from pourtier_grpc.store.ids import new_id
-from pourtier_grpc.store.tables import outbox
+from pourtier_grpc.store.tables import event_sequences, outbox
 
 USERS_CHANNEL = "lumiere.users"
+COMPLIANCE_CHANNEL = "lumiere.compliance"
+# Whose sequence events have that tell of no user.
+PLATFORM = "platform"
 
 
 class EventType(StrEnum):
@@ -32,6 +35,8 @@ class EventType(StrEnum):
     USER_SUSPENDED = "user.suspended"
     SESSION_ENDED = "session.ended"
     SESSION_REUSE_DETECTED = "session.reuse_detected"
+    LEGAL_DOCUMENT_PUBLISHED = "legal_document.published"
+    LEGAL_DOCUMENT_ACCEPTED = "legal_document.accepted"
 
 
 # Where each type is published; one without a channel fails in its first test.
@@ -41,6 +46,8 @@ CHANNELS = {
     EventType.USER_SUSPENDED: USERS_CHANNEL,
     EventType.SESSION_ENDED: USERS_CHANNEL,
     EventType.SESSION_REUSE_DETECTED: USERS_CHANNEL,
+    EventType.LEGAL_DOCUMENT_PUBLISHED: COMPLIANCE_CHANNEL,
+    EventType.LEGAL_DOCUMENT_ACCEPTED: COMPLIANCE_CHANNEL,
 }
 
 
@@ -62,17 +69,33 @@ def record_change(
     user_id = UUID(user.user_id)
     advance = users.advance(tx, user_id, events=len(events))
     first = advance.sequence - len(events) + 1
+    subject = {"user_id": str(user_id), "wallet_address": user.wallet_address}
     rows = [
-        _row(event, user_id, user.wallet_address, now, sequence)
+        _row(event, user_id, subject, now, sequence)
         for sequence, event in enumerate(events, first)
     ]
-    if rows:
-        tx.run(insert(outbox).values(rows))
+    insert_all(tx, outbox, rows)
     return advance.version
 
 
+def record_platform_event(tx: Transaction, now: datetime, event: OutboxEvent) -> None:
+    """Writes an event that tells of no user; others of the kind wait for this one."""
+    first = pg_insert(event_sequences).values(subject=PLATFORM, sequence=1)
+    counted = first.on_conflict_do_update(
+        index_elements=["subject"],
+        set_={"sequence": event_sequences.c.sequence + 1},
+    ).returning(event_sequences.c.sequence)
+    sequence = tx.run(counted).scalar_one()
+    subject = {"user_id": None, "wallet_address": None}
+    insert_all(tx, outbox, [_row(event, None, subject, now, sequence)])
+
+
 def _row(
-    event: OutboxEvent, user_id: UUID, wallet_address: str, now: datetime, sequence: int
+    event: OutboxEvent,
+    user_id: UUID | None,
+    subject: Mapping[str, str | None],
+    now: datetime,
+    sequence: int,
 ) -> dict[str, Any]:
     event_id = new_id(now)
     return {
@@ -83,10 +106,9 @@ def _row(
         "event_type": event.event_type.value,
         "payload": {
             **event.fields,
+            **subject,
             "event_id": str(event_id),
             "event_type": event.event_type.value,
-            "user_id": str(user_id),
-            "wallet_address": wallet_address,
             "timestamp": now.isoformat(),
             "sequence": sequence,
         },

@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 from uuid import UUID
 
 from pourtier_grpc.errors import ErrorReason, PourtierError
@@ -20,6 +21,8 @@ from pourtier_grpc.times import EPOCH
 
 DIGEST_BYTES = 8
 DEFAULT_SIZE = 50
+
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,21 @@ def read_page(size: int, token: str, filters: Sequence[object], *, most: int) ->
     """
     after = _read_token(token, filters) if token else None
     return Page(size=min(size or DEFAULT_SIZE, most), after=after)
+
+
+def end_page(
+    page: Page,
+    rows: Sequence[_Row],
+    place_of: Callable[[_Row], Place],
+    filters: Sequence[object],
+) -> tuple[Sequence[_Row], str]:
+    """The rows of a page, and the token that goes on after them; empty at the end.
+
+    `rows` has one more than the page, where the list goes on.
+    """
+    shown = rows[: page.size]
+    goes_on = len(rows) > len(shown)
+    return shown, write_token(place_of(shown[-1]), filters) if goes_on else ""
 
 
 def write_token(place: Place, filters: Sequence[object]) -> str:

@@ -13,14 +13,20 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    CompoundSelect,
     Row,
+    Uuid,
     and_,
     any_,
     bindparam,
     literal,
+    not_,
     or_,
     select,
     tuple_,
+    union,
     update,
 )
 
@@ -39,6 +45,49 @@ class EndCause(StrEnum):
     EXPIRED = "EXPIRED"
     SUSPENDED = "SUSPENDED"
     REUSE_DETECTED = "REUSE_DETECTED"
+    # By a newer one, where the user has as many as they may.
+    REPLACED = "REPLACED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cutoffs:
+    """What decides whether a session is over by time, at `now`.
+
+    It is where it was not refreshed since `idle_since`, and where it is an
+    administrator's and began before `admin_since`; either moment included.
+    """
+
+    now: datetime
+    idle_since: datetime
+    admin_since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionFilter:
+    """Which sessions of a user's are meant; None stands for "whatever".
+
+    `alive_at` are those that are alive then, `over_at` those that time has ended.
+    """
+
+    ids: Collection[UUID] | None = None
+    other_than: UUID | None = None
+    alive_at: Cutoffs | None = None
+    over_at: Cutoffs | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """The filter as conditions of SQL, all of which must hold."""
+        conditions: list[ColumnElement[bool]] = []
+        if self.ids is not None:
+            # As one parameter, of which a statement may have 65,535.
+            ids = bindparam(None, list(self.ids), type_=ARRAY(Uuid))
+            conditions.append(sessions.c.session_id == any_(ids))
+        if self.other_than is not None:
+            conditions.append(sessions.c.session_id != self.other_than)
+        if self.alive_at is not None:
+            conditions += live_conditions(self.alive_at)
+        if self.over_at is not None:
+            conditions.append(or_(*_over(self.over_at)))
+        return conditions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +177,15 @@ def find(reader: Reader, session_id: UUID) -> Session | None:
     return None if row is None else _session(row)
 
 
+def find_own(reader: Reader, user_id: UUID, session_id: UUID) -> Session | None:
+    """The session of that id, if it is that user's, or None."""
+    query = select(sessions).where(
+        sessions.c.user_id == user_id, sessions.c.session_id == session_id
+    )
+    row = reader.run(query).first()
+    return None if row is None else _session(row)
+
+
 def rotate(
     tx: Transaction, session: Session, *, presented: int, key_id: str, now: datetime
 ) -> Session | None:
@@ -165,66 +223,101 @@ def mark_presented(tx: Transaction, session_id: UUID) -> None:
 
 
 def end(
-    tx: Transaction, session_ids: Collection[UUID], cause: EndCause, now: datetime
+    tx: Transaction,
+    user_id: UUID,
+    wanted: SessionFilter,
+    cause: EndCause,
+    now: datetime,
 ) -> list[UUID]:
-    """Ends sessions; answers which of them were alive."""
+    """Ends sessions of a user; answers which: those that nobody had ended."""
     ended = tx.run(
         update(sessions)
-        .where(sessions.c.session_id.in_(session_ids), sessions.c.end_time.is_(None))
+        .where(
+            sessions.c.user_id == user_id,
+            sessions.c.end_time.is_(None),
+            *wanted.conditions(),
+        )
         .values(end_time=now, end_cause=cause.value)
         .returning(sessions.c.session_id)
     )
     return sorted(ended.scalars())
 
 
-def live_of(reader: Reader, user_id: UUID, page: Page | None = None) -> list[Session]:
-    """A user's sessions that nobody has ended, the newest first; all, or a page.
+def live_of(reader: Reader, user_id: UUID, page: Page) -> list[Session]:
+    """A page of a user's sessions that nobody has ended, the newest first.
 
-    Among them may be some whose time is over. Of a page there is one more than asked
-    for, where the list goes on.
+    Among them may be some whose time is over. There is one more than asked for, where
+    the list goes on.
     """
     order = (sessions.c.create_time.desc(), sessions.c.session_id.desc())
     query = (
         select(sessions)
         .where(sessions.c.user_id == user_id, sessions.c.end_time.is_(None))
         .order_by(*order)
+        .limit(page.size + 1)
     )
-    if page is not None:
-        query = query.limit(page.size + 1)
-        if page.after is not None:
-            place = tuple_(sessions.c.create_time, sessions.c.session_id)
-            query = query.where(place < (page.after.time, page.after.row_id))
+    if page.after is not None:
+        place = tuple_(sessions.c.create_time, sessions.c.session_id)
+        query = query.where(place < (page.after.time, page.after.row_id))
     return [_session(row) for row in reader.run(query)]
+
+
+def beyond(reader: Reader, user_id: UUID, cutoffs: Cutoffs, keep: int) -> list[UUID]:
+    """A user's live sessions but for so many of the newest."""
+    newest_first = sessions.c.create_time.desc(), sessions.c.session_id.desc()
+    query = (
+        select(sessions.c.session_id)
+        .where(sessions.c.user_id == user_id, *live_conditions(cutoffs))
+        .order_by(*newest_first)
+        .offset(keep)
+    )
+    return list(reader.run(query).scalars())
 
 
 def expired(
     reader: Reader,
-    now: datetime,
-    idle_since: datetime,
-    admin_since: datetime,
+    cutoffs: Cutoffs,
     limit: int,
+    after: tuple[UUID, UUID] | None = None,
 ) -> list[tuple[UUID, UUID]]:
     """Sessions whose time is over and that nobody has ended: (user, session) ids.
 
-    Those not refreshed since `idle_since`, and administrators' that began before
-    `admin_since`, are over too.
+    They come in the order of their ids; with `after`, those that follow it.
     """
-    over = or_(
-        sessions.c.expire_time <= now,
-        sessions.c.rotate_time <= idle_since,
-        and_(
-            sessions.c.create_time <= admin_since,
-            literal(ADMIN_ROLE) == any_(users.c.roles),
-        ),
-    )
-    query = (
-        select(sessions.c.user_id, sessions.c.session_id)
-        .join(users)
-        .where(sessions.c.end_time.is_(None), over)
-        .order_by(sessions.c.user_id)
-        .limit(limit)
-    )
+    query = _expired(cutoffs, limit, after)
     return [(row.user_id, row.session_id) for row in reader.run(query)]
+
+
+def live_conditions(cutoffs: Cutoffs) -> list[ColumnElement[bool]]:
+    """What holds of a session that is alive: `Lifetimes`' rule as conditions of SQL."""
+    alive = [not_(over) for over in _over(cutoffs)]
+    return [sessions.c.end_time.is_(None), *alive]
+
+
+def _over(cutoffs: Cutoffs) -> list[ColumnElement[bool]]:
+    """The rules by which time ends a session; one that holds is enough."""
+    admins = select(users.c.user_id).where(literal(ADMIN_ROLE) == any_(users.c.roles))
+    return [
+        sessions.c.expire_time <= cutoffs.now,
+        sessions.c.rotate_time <= cutoffs.idle_since,
+        and_(
+            sessions.c.create_time <= cutoffs.admin_since,
+            sessions.c.user_id.in_(admins),
+        ),
+    ]
+
+
+def _expired(
+    cutoffs: Cutoffs, limit: int, after: tuple[UUID, UUID] | None = None
+) -> CompoundSelect[Any]:
+    """Finds by one index each what is over by each rule: together none would serve."""
+    live = select(sessions.c.user_id, sessions.c.session_id).where(
+        sessions.c.end_time.is_(None)
+    )
+    if after is not None:
+        live = live.where(tuple_(sessions.c.user_id, sessions.c.session_id) > after)
+    found = union(*(live.where(over) for over in _over(cutoffs)))
+    return found.order_by("user_id", "session_id").limit(limit)
 
 
 _STATE = (

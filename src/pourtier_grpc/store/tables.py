@@ -63,8 +63,13 @@ users = Table(
     Index(None, "create_time", "user_id"),
     # The few suspended ones are not looked for among all.
     Index(None, "status", "create_time", "user_id"),
+    # With the order of the list: the planner cannot guess how few have an address.
     Index(
-        "users_email_idx", text("lower(email)"), postgresql_where=text("email <> ''")
+        "users_email_idx",
+        text("lower(email)"),
+        "create_time",
+        "user_id",
+        postgresql_where=text("email <> ''"),
     ),
     Index(
         "users_admins_idx", "user_id", postgresql_where=text("'admin' = ANY (roles)")
@@ -119,6 +124,17 @@ sessions = Table(
         "create_time",
         postgresql_where=text("end_time IS NULL"),
     ),
+    # For the sweep of those whose time is over.
+    Index(
+        "sessions_live_expire_time_idx",
+        "expire_time",
+        postgresql_where=text("end_time IS NULL"),
+    ),
+    Index(
+        "sessions_live_rotate_time_idx",
+        "rotate_time",
+        postgresql_where=text("end_time IS NULL"),
+    ),
 )
 
 consumed_nonces = Table(
@@ -159,7 +175,8 @@ outbox = Table(
     "outbox",
     metadata,
     Column("event_id", Uuid, primary_key=True),
-    Column("user_id", Uuid, nullable=False),
+    # None where it tells of the platform, and of no user.
+    Column("user_id", Uuid, nullable=True),
     Column("sequence", BigInteger, nullable=False),
     Column("channel", Text, nullable=False),
     Column("event_type", Text, nullable=False),
@@ -168,10 +185,118 @@ outbox = Table(
     _time("publish_time", nullable=True),
     UniqueConstraint("user_id", "sequence"),
     Index(
+        "outbox_platform_sequence_key",
+        "sequence",
+        unique=True,
+        postgresql_where=text("user_id IS NULL"),
+    ),
+    Index(
         "outbox_waiting_idx",
         "create_time",
         postgresql_where=text("publish_time IS NULL"),
     ),
+)
+
+# Which events the sealer has yet to seal; a trigger adds each as it comes.
+audit_unsealed = Table(
+    "audit_unsealed", metadata, Column("event_id", Uuid, primary_key=True)
+)
+
+# One row: who seals has it locked, which nobody may who only serves.
+audit_sealing = Table(
+    "audit_sealing",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+)
+
+# The chain over the audit log: each hash covers the event's bytes and the hash before.
+audit_seals = Table(
+    "audit_seals",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column(
+        "event_id", ForeignKey("audit_events.event_id"), nullable=False, unique=True
+    ),
+    Column("prev_hash", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+)
+
+audit_checkpoints = Table(
+    "audit_checkpoints",
+    metadata,
+    # Of the newest seal that it covers.
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    _time("checkpoint_time"),
+    # Signed, in canonical JSON.
+    Column("body", LargeBinary, nullable=False),
+)
+
+legal_documents = Table(
+    "legal_documents",
+    metadata,
+    Column("document_id", Uuid, primary_key=True),
+    Column("type", SmallInteger, nullable=False),
+    Column("major", Integer, nullable=False),
+    Column("minor", Integer, nullable=False),
+    Column("locale", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    # The exact bytes that were published; a trigger and a check hold them.
+    Column("content", LargeBinary, nullable=False),
+    Column("content_sha256", LargeBinary, nullable=False),
+    _time("effective_time"),
+    _time("publish_time"),
+    _time("withdraw_time", nullable=True),
+    Index(
+        "legal_documents_version_key",
+        "type",
+        "major",
+        "minor",
+        text("lower(locale)"),
+        unique=True,
+    ),
+    Index(None, "publish_time", "document_id"),
+)
+
+# Evidence: it outlives the account, to which it has therefore no foreign key.
+document_acceptances = Table(
+    "document_acceptances",
+    metadata,
+    Column("acceptance_id", Uuid, primary_key=True),
+    Column("user_id", Uuid, nullable=False),
+    Column("document_id", ForeignKey("legal_documents.document_id"), nullable=False),
+    # The document's, so that who has agreed to what is read from this table alone.
+    Column("type", SmallInteger, nullable=False),
+    Column("major", Integer, nullable=False),
+    _time("accept_time"),
+    Column("session_id", Uuid, nullable=False),
+    Column("request_id", Text, nullable=False),
+    # Signed, in canonical JSON: the bytes that evidence is made of.
+    Column("receipt", LargeBinary, nullable=False),
+    UniqueConstraint("user_id", "document_id"),
+    Index(None, "user_id", "accept_time", "acceptance_id"),
+)
+
+# What can be erased of an acceptance; its receipt holds only salted hashes.
+acceptance_personal = Table(
+    "acceptance_personal",
+    metadata,
+    Column(
+        "acceptance_id",
+        ForeignKey("document_acceptances.acceptance_id"),
+        primary_key=True,
+    ),
+    Column("user_id", Uuid, nullable=False),
+    Column("salt", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index(None, "user_id"),
+)
+
+# The sequences of events that tell of no user.
+event_sequences = Table(
+    "event_sequences",
+    metadata,
+    Column("subject", Text, primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
 )
 
 # Refused proofs, counted; not evidence, and erased with the wallet.
@@ -185,6 +310,8 @@ refused_proofs = Table(
     Column("count", Integer, nullable=False),
     Column("reason", Text, nullable=False),
     Index(None, "minute", "event_id"),
+    # For each refusal: how many wallets were claimed from there.
+    Index(None, "client_address", "minute"),
 )
 
 # The keys of internal services; of each only a hash is kept.
@@ -213,6 +340,8 @@ signing_keys = Table(
     _time("create_time"),
     _time("activate_time", nullable=True),
     _time("retire_time", nullable=True),
+    # Of keys whose signatures outlive their material, such as evidence's.
+    Column("public_key", LargeBinary, nullable=True),
     Index(
         "signing_keys_active_key",
         "use",

@@ -26,6 +26,7 @@ from sqlalchemy import (
     false,
     func,
     literal,
+    literal_column,
     select,
     true,
     tuple_,
@@ -91,7 +92,8 @@ class UserFilter:
             )
             conditions.append(users.c.user_id.in_(owned))
         if self.email is not None:
-            conditions.append(users.c.email != "")
+            # Written out: a plan for any parameter could not take the partial index.
+            conditions.append(users.c.email != literal_column("''"))
             conditions.append(func.lower(users.c.email) == func.lower(self.email))
         if self.created_from is not None:
             conditions.append(users.c.create_time >= self.created_from)
@@ -208,6 +210,12 @@ def insert(tx: Transaction, new: NewUser, now: datetime) -> User | None:
 def lock(tx: Transaction, user_id: UUID) -> User | None:
     """The account of that id, locked until the transaction ends, or None."""
     return _one(tx, _LOCK.where(users.c.user_id == user_id))
+
+
+def lock_at_once(tx: Transaction, user_id: UUID) -> User | None:
+    """The account of that id, locked, or None: also where another has locked it."""
+    at_once = _SELECT.with_for_update(key_share=True, of=users, skip_locked=True)
+    return _one(tx, at_once.where(users.c.user_id == user_id))
 
 
 def lock_by_wallet(tx: Transaction, chain: str, address: str) -> User | None:

@@ -52,7 +52,8 @@ class OtlpTracing:
     """Makes spans, and sends them to an OTLP receiver from a thread of its own.
 
     `endpoint` is `http://host:port`, or `https://` with TLS. A caller's decision
-    whether to sample is followed; `ratio` of those who bring none are sampled.
+    whether to sample is followed; `ratio` of those who bring none, or have no say in
+    it, are sampled.
     """
 
     def __init__(self, *, endpoint: str, ratio: float, version: str) -> None:
@@ -77,7 +78,7 @@ class OtlpTracing:
 
     def samples(self, parent: Parent | None) -> bool:
         """Whether a call is sampled."""
-        if parent is not None:
+        if parent is not None and parent.sampled is not None:
             return parent.sampled
         return random.random() < self._ratio  # noqa: S311 - nothing depends on it
 

@@ -21,6 +21,14 @@ _TRACEPARENT = re.compile(
     r"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace>[0-9a-f]{32})"
     r"-(?!0{16})(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
 )
+# Section 3.3: members with commas between them, of which some may be empty. What is
+# longer than any collector has to pass on (section 3.3.1.5) is not passed on.
+_MEMBER = (
+    r"(?:[a-z][_0-9a-z*/-]{0,255}|[a-z0-9][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13})"
+    r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
+)
+_TRACESTATE = re.compile(rf"(?:{_MEMBER})?(?:[ \t]*,[ \t]*(?:{_MEMBER})?){{0,31}}")
+_STATE_LIMIT = 512
 _SAMPLED = 0x01
 
 EndStatement = Callable[[bool], None]
@@ -29,12 +37,24 @@ BeginStatement = Callable[[str], EndStatement]
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """The span that a caller has sent; `trace_id` and `span_id` are in hexadecimal."""
+    """The span that a caller has sent; `trace_id` and `span_id` are in hexadecimal.
+
+    `sampled` is None where the caller has no say in it.
+    """
 
     trace_id: str
     span_id: str
-    sampled: bool
+    sampled: bool | None
     state: str = ""
+
+    def of_a_stranger(self) -> Parent:
+        """The same span, with what anybody at all may say of it: its ids.
+
+        Who can force sampling runs up its cost (W3C Trace Context, "Denial of
+        Service"). Nor does the state pass: it may tell collectors how many calls one
+        that is sampled stands for.
+        """
+        return Parent(self.trace_id, self.span_id, sampled=None)
 
 
 class CallSpan(Protocol):
@@ -109,7 +129,16 @@ def parent_of(metadata: Iterable[tuple[str, str | bytes]]) -> Parent | None:
     if match is None or (match["version"] == "00" and match["more"]):
         return None
     sampled = bool(int(match["flags"], 16) & _SAMPLED)
-    return Parent(match["trace"], match["span"], sampled, ",".join(states))
+    return Parent(match["trace"], match["span"], sampled, _state(",".join(states)))
+
+
+def _state(sent: str) -> str:
+    """The state that a caller sent, or none where it is not one.
+
+    OpenTelemetry would log it at length, and anybody may send anything.
+    """
+    good = len(sent) <= _STATE_LIMIT and _TRACESTATE.fullmatch(sent)
+    return sent if good else ""
 
 
 def statements_begin_by(begin: BeginStatement) -> Token[BeginStatement | None]:

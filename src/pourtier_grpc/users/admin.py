@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from pourtier.v1.user_pb2 import KycLevel, User, UserStatus
 from pourtier_grpc.auth.sessions import Sessions
-from pourtier_grpc.caller import ADMIN_ROLE, Client
+from pourtier_grpc.caller import ADMIN_ROLE, Act, SignedInUser
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import outbox
-from pourtier_grpc.store import sessions as session_rows
 from pourtier_grpc.store import users as user_rows
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
-from pourtier_grpc.store.sessions import EndCause
+from pourtier_grpc.store.sessions import EndCause, SessionFilter
+from pourtier_grpc.users.admission import Admission, denied
 from pourtier_grpc.users.directory import found
 
 ROLES = (ADMIN_ROLE,)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Act:
-    """Who acts on another's account, and why.
-
-    `actor` is as the audit log writes it; `client` is None at the command line.
-    """
-
-    actor: str
-    reason: str
-    client: Client | None = None
-
-
 class Administration:
     """Suspends and reinstates, sets KYC levels, grants and revokes roles.
 
-    Each raises USER_NOT_FOUND, and answers the account as it is then.
+    Each raises USER_NOT_FOUND and what `Admission.admit` raises, and answers the
+    account as it is then. Every transaction locks the active administrators first.
     """
 
     def __init__(
@@ -47,67 +35,77 @@ class Administration:
         *,
         database: Database,
         sessions: Sessions,
+        admission: Admission,
         audit_log: AuditLog,
         clock: Clock,
     ) -> None:
         self._database = database
         self._sessions = sessions
+        self._admission = admission
         self._audit = audit_log
         self._clock = clock
 
     def suspend(self, user_id: UUID, act: Act) -> User:
         """Suspends an account and ends all its sessions. Raises LAST_ADMIN."""
         with self._database.transaction() as tx:
-            admins = user_rows.lock_admins(tx)
+            admins = self._admission.admit(tx, act)
             user = found(user_rows.lock(tx, user_id), user_id)
             if user.status == UserStatus.USER_STATUS_SUSPENDED:
                 return user
             _refuse_last_admin(admins, user)
             changes = {"status": UserStatus.USER_STATUS_SUSPENDED}
             event = EventType.USER_SUSPENDED
-            user = self._change(tx, user, changes, event, "user.suspended", act)
-            live = session_rows.live_of(tx, user_id)
-            ids = [session.session_id for session in live]
-            cause = EndCause.SUSPENDED
-            self._sessions.end(tx, user, ids, cause, act.client, act.actor)
+            user = self._change(
+                tx, user, changes, event, AuditAction.USER_SUSPENDED, act
+            )
+            every, cause = SessionFilter(), EndCause.SUSPENDED
+            self._sessions.end_those(tx, user, every, cause, act.client, act.actor)
             tx.commit()
         return user
 
     def reinstate(self, user_id: UUID, act: Act) -> User:
-        """Ends a suspension."""
+        """Ends a suspension, which nobody does for themselves: PERMISSION_DENIED."""
+        if isinstance(act.by, SignedInUser) and act.by.user_id == user_id:
+            raise denied("nobody reinstates themselves")
         changes = {"status": UserStatus.USER_STATUS_ACTIVE}
-        return self._set(user_id, changes, "user.reinstated", act)
+        return self._set(user_id, changes, AuditAction.USER_REINSTATED, act)
 
     def set_kyc_level(self, user_id: UUID, level: KycLevel.ValueType, act: Act) -> User:
         """Notes how far a person's identity has been checked."""
         changes = {"kyc_level": level}
-        return self._set(user_id, changes, "user.kyc_level_set", act)
+        return self._set(user_id, changes, AuditAction.USER_KYC_LEVEL_SET, act)
 
     def grant_role(self, user_id: UUID, role: str, act: Act) -> User:
-        """Gives a role."""
+        """Gives a role. What is too old for an administrator's session ends with it.
+
+        Left to the sweep, it would live again where the role is taken before that.
+        """
         with self._database.transaction() as tx:
+            self._admission.admit(tx, act)
             user = found(user_rows.lock(tx, user_id), user_id)
             roles = sorted({*user.roles, role})
-            user = self._set_roles(tx, user, roles, "user.role_granted", act)
+            user = self._set_roles(tx, user, roles, AuditAction.USER_ROLE_GRANTED, act)
+            self._sessions.end_over(tx, user)
             tx.commit()
         return user
 
     def revoke_role(self, user_id: UUID, role: str, act: Act) -> User:
         """Takes a role. Raises LAST_ADMIN."""
         with self._database.transaction() as tx:
-            admins = user_rows.lock_admins(tx)
+            admins = self._admission.admit(tx, act)
             user = found(user_rows.lock(tx, user_id), user_id)
             if role == ADMIN_ROLE and role in user.roles:
                 _refuse_last_admin(admins, user)
             roles = sorted(set(user.roles) - {role})
-            user = self._set_roles(tx, user, roles, "user.role_revoked", act)
+            user = self._set_roles(tx, user, roles, AuditAction.USER_ROLE_REVOKED, act)
             tx.commit()
         return user
 
     def _set(
-        self, user_id: UUID, changes: Mapping[str, int], action: str, act: Act
+        self, user_id: UUID, changes: Mapping[str, int], action: AuditAction, act: Act
     ) -> User:
         with self._database.transaction() as tx:
+            self._admission.admit(tx, act)
             user = found(user_rows.lock(tx, user_id), user_id)
             if any(getattr(user, name) != value for name, value in changes.items()):
                 event = EventType.USER_UPDATED
@@ -116,7 +114,12 @@ class Administration:
         return user
 
     def _set_roles(
-        self, tx: Transaction, user: User, roles: list[str], action: str, act: Act
+        self,
+        tx: Transaction,
+        user: User,
+        roles: list[str],
+        action: AuditAction,
+        act: Act,
     ) -> User:
         if roles == list(user.roles):
             return user
@@ -129,7 +132,7 @@ class Administration:
         user: User,
         changes: Mapping[str, Any],
         event_type: EventType,
-        action: str,
+        action: AuditAction,
         act: Act,
     ) -> User:
         now = self._clock.now()

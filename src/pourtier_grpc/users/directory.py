@@ -7,8 +7,7 @@ from uuid import UUID
 
 from pourtier.v1 import user_service_pb2 as pb
 from pourtier.v1.user_pb2 import User
-from pourtier_grpc.auth.sign_in import DEFAULT_CHAIN
-from pourtier_grpc.auth.wallets import chain_named
+from pourtier_grpc.auth.wallets import DEFAULT_CHAIN, chain_named
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import pages
 from pourtier_grpc.store.pages import Place
@@ -43,9 +42,13 @@ class Directory:
         return user
 
     def get_many(self, user_ids: Sequence[str]) -> pb.BatchGetUsersResponse:
-        """The accounts of those ids, in their order, and the ids that none has."""
-        users = self._users.find_many([UUID(each) for each in user_ids])
-        ids = [str(UUID(each)) for each in user_ids]
+        """The accounts of those ids, in their order, and the ids that none has.
+
+        Each is answered once: an id in capitals is the same id (RFC 9562 section 4).
+        """
+        wanted = list(dict.fromkeys(UUID(each) for each in user_ids))
+        users = self._users.find_many(wanted)
+        ids = [str(each) for each in wanted]
         return pb.BatchGetUsersResponse(
             users=[users[each] for each in ids if each in users],
             missing_user_ids=[each for each in ids if each not in users],
@@ -65,13 +68,12 @@ class Directory:
             request.page_size, request.page_token, filters, most=MAX_PAGE
         )
         users = self._users.page(wanted, page)
-        shown, further = users[: page.size], users[page.size :]
-        answer = pb.ListUsersResponse(users=shown)
-        if further:
-            last = shown[-1]
-            place = Place(moment(last.create_time), UUID(last.user_id))
-            answer.next_page_token = pages.write_token(place, filters)
-        return answer
+        shown, token = pages.end_page(page, users, _place_of, filters)
+        return pb.ListUsersResponse(users=shown, next_page_token=token)
+
+
+def _place_of(user: User) -> Place:
+    return Place(moment(user.create_time), UUID(user.user_id))
 
 
 def found(user: User | None, user_id: UUID) -> User:

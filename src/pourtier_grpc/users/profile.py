@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.caller import Client, SignedInUser
@@ -10,7 +11,7 @@ from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import outbox
 from pourtier_grpc.store import users as user_rows
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
 from pourtier_grpc.store.users import UserReader
@@ -74,7 +75,7 @@ class Profiles:
                 return user
             now = self._clock.now()
             changed = user_rows.change(tx, caller.user_id, changes, now)
-            self._record(tx, caller, changed, sorted(changes), client)
+            self._record(tx, caller, changed, sorted(changes), client, now)
             tx.commit()
         return changed
 
@@ -85,14 +86,14 @@ class Profiles:
         user: User,
         fields: list[str],
         client: Client,
+        now: datetime,
     ) -> None:
-        now = self._clock.now()
         updated = OutboxEvent(
             event_type=EventType.USER_UPDATED, fields={"changed_fields": fields}
         )
         outbox.record_change(tx, user, now, updated)
         event = AuditEvent(
-            action="user.updated",
+            action=AuditAction.USER_UPDATED,
             actor=caller.actor,
             time=now,
             user=user,

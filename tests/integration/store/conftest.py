@@ -12,18 +12,22 @@ from pourtier_grpc.store.opening import open_database
 from support.servers import Databases, postgres
 
 
+@pytest.fixture(scope="session")
+def oldest() -> Iterator[Databases]:
+    """Of the oldest version that is supported; it stays while the other is asked."""
+    with postgres(16) as server:
+        made = Databases(server.url_for("postgres"))
+        yield made
+        made.close()
+
+
 @pytest.fixture(scope="session", params=[18, 16], ids="PostgreSQL {}".format)
-def databases(
-    request: pytest.FixtureRequest, databases: Databases
-) -> Iterator[Databases]:
+def databases(request: pytest.FixtureRequest, databases: Databases) -> Databases:
     """The run's own server, and one of the oldest version that is supported."""
     if request.param == 18:
-        yield databases
-        return
-    with postgres(request.param) as server:
-        older = Databases(server.url_for("postgres"))
-        yield older
-        older.close()
+        return databases
+    older: Databases = request.getfixturevalue("oldest")
+    return older
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,12 @@ from integration.store.rows import NOW, known, make_user
 from pourtier_grpc import deadline
 from pourtier_grpc.config import load
 from pourtier_grpc.errors import PourtierError
-from pourtier_grpc.store.engine import Database, Reader, Transaction
+from pourtier_grpc.store.engine import (
+    Database,
+    Reader,
+    Transaction,
+    translated_errors,
+)
 from pourtier_grpc.store.opening import open_database
 from pourtier_grpc.store.tables import signing_keys, users
 
@@ -226,16 +231,22 @@ class TestTranslation:
         with opened(wrong) as database, refused("DATABASE_UNAVAILABLE"):
             works(database)
 
-    def test_text_with_a_zero_is_a_mistake_of_ours_and_breaks_nothing(
-        self, tx: Transaction
+    @pytest.mark.parametrize(
+        ("kind", "value"), [("text", "s3cr3t\0"), ("jsonb", '"s3cr3t\\u0000"')]
+    )
+    def test_text_with_a_nul_is_refused_as_such_and_breaks_nothing(
+        self, database: Database, kind: str, value: str
     ) -> None:
-        with pytest.raises(exc.DataError, match="NUL"):
-            make_user(tx, display_name="a\0b")
-        assert make_user(tx, "afterwards").wallet_address == "afterwards"
+        statement = text(f"SELECT CAST(:value AS {kind})")
+        with database.read() as read:
+            with refused("INVALID_FIELD", retry=False), translated_errors(read):
+                read.run(statement, {"value": value})
+            assert read.run(text("SELECT 1")).scalar_one() == 1
 
     def test_parameters_are_in_no_error(self, tx: Transaction) -> None:
-        with pytest.raises(exc.DataError) as info:
-            make_user(tx, display_name="s3cr3t\0")
+        statement = text("SELECT 1 / CAST(:zero AS integer), CAST(:text AS text)")
+        with pytest.raises(exc.DataError, match="division by zero") as info:
+            tx.run(statement, {"zero": 0, "text": "s3cr3t"})
         assert "s3cr3t" not in str(info.value)
 
 

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import exc, select, text, update
+from sqlalchemy import ClauseElement, Select, exc, select, text, update
 
 from integration.store.rows import LATER, NOW, make_session, make_user
 from pourtier.v1 import compliance_service_pb2 as pb
 from pourtier.v1.user_pb2 import User, UserStatus
 from pourtier_grpc.store import api_keys, pages, refused_proofs, sessions, users
 from pourtier_grpc.store.api_keys import ApiKeyRecord, ApiKeyStore
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.audit_reader import AuditFilter, AuditReader
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.pages import Page, Place
-from pourtier_grpc.store.sessions import EndCause
+from pourtier_grpc.store.sessions import Cutoffs, EndCause, SessionFilter
 from pourtier_grpc.store.tables import refused_proofs as refused_table
+from pourtier_grpc.store.tables import sessions as sessions_table
 from pourtier_grpc.store.tables import users as users_table
 from pourtier_grpc.store.users import UserFilter, UserStore
 from pourtier_grpc.times import moment
 
 SUSPENDED = UserStatus.USER_STATUS_SUSPENDED
+STARTED = AuditAction.SESSION_STARTED
 ALL = Page(size=1000, after=None)
 MANY = 20_000
 
@@ -140,12 +142,36 @@ class TestUsers:
 
     def test_each_filter_is_answered_by_an_index(self, database: Database) -> None:
         with database.transaction() as tx:
-            tx.run(text(FILL))
+            fill(tx, FILL)
             tx.run(text("ANALYZE users, wallets"))
             seen = list(plans(tx))
         assert len(seen) == len(FILTERS)
         for wanted, plan in zip(FILTERS, seen, strict=True):
             assert "Seq Scan" not in plan, f"{wanted}: {plan}"
+
+    @pytest.mark.parametrize(
+        "without", ["false", "email LIKE '%2_@x.com'", "email <> 'p1000@x.com'"]
+    )
+    @pytest.mark.parametrize("size", [1, 50, 200])
+    def test_an_email_is_found_among_all_whatever_the_page(
+        self, tx: Transaction, size: int, without: str
+    ) -> None:
+        """As a plan for any address as well, such as a driver keeps."""
+        fill(tx, FILL)
+        tx.run(update(users_table).where(text(without)).values(email=""))
+        tx.run(text("ANALYZE users, wallets"))
+        for email in ("P1000@x.com", "nobody@x.com"):
+            plan = next(plans(tx, [UserFilter(email=email)], size))
+            assert "users_email_idx" in plan, plan
+            assert "Filter" not in plan.partition("SubPlan")[0], plan
+        tx.run(text("SET LOCAL plan_cache_mode = force_generic_plan"))
+        query = page_of(UserFilter(email="P1000@x.com"), size)
+        written = query.compile(tx.connection, compile_kwargs={"literal_binds": True})
+        generic = str(written).replace("'P1000@x.com'", "$1")
+        tx.connection.exec_driver_sql(f"PREPARE by_email (text) AS {generic}")
+        explain = "EXPLAIN EXECUTE by_email ('P1000@x.com')"
+        lines = tx.connection.exec_driver_sql(explain).scalars()
+        assert "users_email_idx" in "\n".join(lines)
 
 
 FILL = f"""
@@ -158,6 +184,21 @@ FILL = f"""
     INSERT INTO wallets
     SELECT 'solana', email, user_id, 'phantom', true, create_time FROM made
 """  # noqa: S608 - a number of ours
+# Of each account one that lives and one that has ended long since.
+FILL_SESSIONS = """
+    WITH made AS (
+        INSERT INTO users SELECT gen_random_uuid(), 1, 1, 0, '', '', '', 1, '{}', 1,
+            timestamptz '2026-01-01', now()
+        FROM generate_series(1, 4000) RETURNING user_id
+    )
+    INSERT INTO sessions SELECT gen_random_uuid(), user_id, 'solana', '', '', '', 1,
+        NULL, false, begin, begin, begin + interval '90 days', ended,
+        CASE WHEN ended IS NOT NULL THEN 'LOGOUT' END, NULL, ''
+    FROM made, LATERAL (VALUES
+        (timestamptz '2026-11-20 11:00', CAST(NULL AS timestamptz)),
+        (timestamptz '2026-01-20 11:00', timestamptz '2026-01-20 12:00')
+    ) AS lives (begin, ended)
+"""
 FILTERS = (
     UserFilter(),
     UserFilter(status=SUSPENDED),
@@ -167,18 +208,32 @@ FILTERS = (
 )
 
 
-def plans(tx: Transaction) -> Iterator[str]:
+def fill(tx: Transaction, statement: str) -> None:
+    """Makes many rows, which may take longer than a statement of the service may."""
+    tx.run(text("SET LOCAL statement_timeout = 0"))
+    tx.run(text(statement))
+
+
+def plans(
+    tx: Transaction, filters: Iterable[UserFilter] = FILTERS, size: int = 50
+) -> Iterator[str]:
     """How each filter's page is found, in the transaction that has the rows."""
-    for wanted in FILTERS:
-        query = users._SELECT.where(*wanted.conditions())
-        order = (users_table.c.create_time, users_table.c.user_id)
-        written = (
-            query.order_by(*order)
-            .limit(51)
-            .compile(tx.connection, compile_kwargs={"literal_binds": True})
-        )
-        lines = tx.connection.exec_driver_sql(f"EXPLAIN {written}").scalars()
-        yield "\n".join(lines)
+    for wanted in filters:
+        yield plan_of(tx, page_of(wanted, size))
+
+
+def page_of(wanted: UserFilter, size: int) -> Select[Any]:
+    """The query of a filter's first page."""
+    query = users._SELECT.where(*wanted.conditions())
+    order = (users_table.c.create_time, users_table.c.user_id)
+    return query.order_by(*order).limit(size + 1)
+
+
+def plan_of(tx: Transaction, query: ClauseElement) -> str:
+    """How a query would be answered."""
+    written = query.compile(tx.connection, compile_kwargs={"literal_binds": True})
+    lines = tx.connection.exec_driver_sql(f"EXPLAIN {written}").scalars()
+    return "\n".join(lines)
 
 
 class TestSessions:
@@ -195,12 +250,16 @@ class TestSessions:
             made, key=lambda each: (each.create_time, each.session_id), reverse=True
         )
         user_id = UUID(user.user_id)
-        assert sessions.live_of(tx, user_id) == order
+        # Those of one moment too, in the order in which they began.
+        assert order == made[::-1]
+        assert sessions.live_of(tx, user_id, ALL) == order
         place = Place(order[1].create_time, order[1].session_id)
         page = sessions.live_of(tx, user_id, Page(size=1, after=place))
         assert page == order[2:]
-        sessions.end(tx, [order[0].session_id], EndCause.REVOKED, NOW)
-        assert sessions.live_of(tx, user_id) == order[1:]
+        sessions.end(
+            tx, user_id, SessionFilter(ids=[order[0].session_id]), EndCause.REVOKED, NOW
+        )
+        assert sessions.live_of(tx, user_id, ALL) == order[1:]
 
     def test_what_is_over_by_any_rule_is_found_to_the_moment(
         self, tx: Transaction
@@ -215,18 +274,51 @@ class TestSessions:
             make_session(tx, plain, **{**fresh, "rotate_time": idle}),
             make_session(tx, chief, **{**fresh, "create_time": since}),
         ]
-        make_session(tx, plain, **{**fresh, "expire_time": NOW + moment})
-        make_session(tx, plain, **{**fresh, "rotate_time": idle + moment})
-        make_session(tx, plain, **{**fresh, "create_time": since})
-        make_session(tx, chief, **{**fresh, "create_time": since + moment})
+        spared = [
+            make_session(tx, plain, **{**fresh, "expire_time": NOW + moment}),
+            make_session(tx, plain, **{**fresh, "rotate_time": idle + moment}),
+            make_session(tx, plain, **{**fresh, "create_time": since}),
+            make_session(tx, chief, **{**fresh, "create_time": since + moment}),
+        ]
         ended = make_session(tx, plain, **{**fresh, "expire_time": NOW})
-        sessions.end(tx, [ended.session_id], EndCause.LOGOUT, NOW)
-        found = sessions.expired(tx, NOW, idle, since, 100)
+        sessions.end(
+            tx,
+            ended.user_id,
+            SessionFilter(ids=[ended.session_id]),
+            EndCause.LOGOUT,
+            NOW,
+        )
+        cutoffs = Cutoffs(now=NOW, idle_since=idle, admin_since=since)
+        found = sessions.expired(tx, cutoffs, 100)
         mine = {UUID(plain.user_id), UUID(chief.user_id)}
         assert sorted(each for each in found if each[0] in mine) == sorted(
             (each.user_id, each.session_id) for each in over
         )
-        assert len(sessions.expired(tx, NOW, idle, since, 2)) == 2
+        assert found == sorted(found)
+        first = sessions.expired(tx, cutoffs, 2)
+        assert first == found[:2]
+        assert sessions.expired(tx, cutoffs, 100, first[-1]) == found[2:]
+        conditions = sessions.live_conditions(cutoffs)
+        alive = select(sessions_table.c.session_id).where(*conditions)
+        owned = sessions_table.c.user_id.in_(mine)
+        assert set(tx.run(alive.where(owned)).scalars()) == {
+            each.session_id for each in spared
+        }
+
+    def test_what_is_over_is_found_by_indexes(self, database: Database) -> None:
+        """Among many that have ended or are alive, which no sweep has to look at."""
+        cutoffs = Cutoffs(
+            now=NOW,
+            idle_since=NOW - timedelta(days=30),
+            admin_since=NOW - timedelta(hours=1),
+        )
+        with database.transaction() as tx:
+            fill(tx, FILL_SESSIONS)
+            tx.run(text("ANALYZE users, sessions"))
+            plan = plan_of(tx, sessions._expired(cutoffs, 200))
+        assert "Seq Scan" not in plan, plan
+        for index in ("expire_time", "rotate_time"):
+            assert f"sessions_live_{index}_idx" in plan, plan
 
 
 class TestApiKeys:
@@ -274,7 +366,9 @@ class TestApiKeys:
         ]
         for each in keys:
             api_keys.insert(tx, each)
-        assert api_keys.expire(tx, "dealer", LATER) == 2
+        moved = api_keys.expire(tx, "dealer", LATER)
+        assert {each.prefix for each in moved} == {keys[0].prefix, keys[2].prefix}
+        assert {each.expire_time for each in moved} == {LATER}
         found = {each.prefix: each.expire_time for each in api_keys.all_api_keys(tx)}
         assert [found[each.prefix] for each in keys] == [LATER, NOW, LATER, None]
 
@@ -322,6 +416,59 @@ class TestRefusedProofs:
             ("192.0.2.1", minute + timedelta(minutes=1), 1, "NONCE_INVALID"),
         ]
 
+    def test_of_an_address_and_a_minute_few_claimed_wallets_are_told_apart(
+        self, database: Database
+    ) -> None:
+        start = LATER + timedelta(days=7)
+        wallets = [f"wallet {new_id(NOW)}" for _ in range(30)]
+        barrier = threading.Barrier(len(wallets))
+
+        def refuse(number: int) -> None:
+            barrier.wait()
+            # One subscriber's, who has so many addresses.
+            address = f"2001:db8:1:2::{number:x}"
+            reason = "SIGNATURE_INVALID"
+            refused_proofs.count(database, wallets[number], address, reason, start)
+
+        with ThreadPoolExecutor(len(wallets)) as pool:
+            list(pool.map(refuse, range(len(wallets))))
+        network = "2001:db8:1:2::/64"
+        first = counted(database, start)
+        assert {address for address, _ in first} == {network}
+        assert first.pop((network, "")) == 20
+        assert list(first.values()) == [1] * 10
+        # Whoever has a row goes on with it, and so does who has proven their wallet.
+        known = next(iter(first))[1]
+        mine = f"wallet {new_id(NOW)}"
+        for wallet, proven in ((known, False), (mine, True), (mine, False)):
+            address, reason = "2001:db8:1:2::9", "NONCE_CONSUMED"
+            refused_proofs.count(
+                database, wallet, address, reason, start, proven=proven
+            )
+        # Elsewhere, and a minute later, there is room.
+        refused_proofs.count(database, mine, "2001:db8:1:3::9", "NONCE_INVALID", start)
+        refused_proofs.count(database, mine, "192.0.2.1", "NONCE_INVALID", start)
+        later = start + timedelta(minutes=1)
+        refused_proofs.count(database, mine, "2001:db8:1:2::9", "NONCE_INVALID", later)
+        found = counted(database, start)
+        assert found[network, known] == 2
+        assert found[network, mine] == 2
+        assert found[network, ""] == 20
+        assert found["2001:db8:1:3::/64", mine] == found["192.0.2.1", mine] == 1
+        assert counted(database, later) == {(network, mine): 1}
+
+
+def counted(database: Database, time: datetime) -> dict[tuple[str, str], int]:
+    """What was counted in a minute, by address and wallet."""
+    columns = refused_table.c
+    query = select(
+        columns.client_address, columns.wallet_address, columns["count"].label("times")
+    )
+    minute = time.replace(second=0, microsecond=0)
+    with database.read() as read:
+        rows = read.run(query.where(columns.minute == minute)).all()
+    return {(row.client_address, row.wallet_address): row.times for row in rows}
+
 
 class TestAuditReader:
     def test_events_and_counts_are_one_list_the_newest_first(
@@ -334,7 +481,7 @@ class TestAuditReader:
             times = [start + timedelta(seconds=each) for each in (0, 30, 30, 90)]
             ids = [
                 log.append(
-                    tx, AuditEvent(action="a.b", actor="system", time=time, user=user)
+                    tx, AuditEvent(action=STARTED, actor="system", time=time, user=user)
                 )
                 for time in times
             ]
@@ -345,7 +492,7 @@ class TestAuditReader:
         whole = reader.page(here, ALL)
         order = [(each.event_time.ToNanoseconds(), each.event_id) for each in whole]
         assert order == sorted(order, reverse=True)
-        assert {each.event_id for each in whole if each.action == "a.b"} == {
+        assert {each.event_id for each in whole if each.action == STARTED} == {
             str(each) for each in ids
         }
         assert whole[-1].action == "proof.refused"
@@ -356,9 +503,11 @@ class TestAuditReader:
             paged.append(first)
             after = Place(moment(first.event_time), UUID(first.event_id))
         assert paged == whole
+        # Those of one moment too, in the order in which they were added.
+        assert [UUID(each.event_id) for each in whole[:4]] == ids[::-1]
         mine = replace(here, user_id=UUID(user.user_id))
         assert len(reader.page(mine, ALL)) == 4
-        assert reader.page(replace(here, action="a.c"), ALL) == []
+        assert reader.page(replace(here, action="nothing"), ALL) == []
 
 
 def test_a_token_says_where_to_go_on_for_these_filters_alone() -> None:
@@ -366,3 +515,14 @@ def test_a_token_says_where_to_go_on_for_these_filters_alone() -> None:
     token = pages.write_token(place, ("users", UserFilter()))
     page = pages.read_page(7, token, ("users", UserFilter()), most=10)
     assert page == Page(size=7, after=place)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_page_that_is_the_last_has_no_token(count: int) -> None:
+    rows = [Place(NOW + timedelta(seconds=each), new_id(NOW)) for each in range(count)]
+    page = Page(size=2, after=None)
+    assert pages.end_page(page, rows, lambda row: row, ()) == (rows, "")
+    longer = [*rows, *(Place(LATER, new_id(NOW)) for _ in range(3 - count))]
+    shown, token = pages.end_page(page, longer, lambda row: row, ())
+    assert shown == longer[:2]
+    assert pages.read_page(2, token, (), most=2).after == longer[1]

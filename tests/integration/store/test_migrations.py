@@ -21,6 +21,7 @@ from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.opening import open_database, require_migrated
 from pourtier_grpc.store.tables import VERSION_TABLE, metadata
 from support.servers import Databases
+from support.waiting import eventually
 
 HEAD = revisions.head()
 
@@ -111,6 +112,30 @@ def test_a_migration_that_fails_leaves_nothing_behind(
         assert revisions.current(database) is None
         other.execute("DROP TABLE signing_keys")
     assert migrations.migrate(database) == HEAD
+
+
+def test_what_is_being_written_while_the_log_gets_its_queue_is_queued(
+    database: Database, database_url: str
+) -> None:
+    migrations.migrate(database, "0002")
+    event = (
+        "INSERT INTO audit_events VALUES (gen_random_uuid(), now(), 'a.b', NULL, '')"
+    )
+    blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    with (
+        psycopg.connect(database_url, autocommit=True) as before,
+        psycopg.connect(database_url) as meanwhile,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        before.execute(event)
+        meanwhile.execute(event)
+        migrating = pool.submit(migrations.migrate, database)
+        assert eventually(lambda: before.execute(blocked).fetchone() != (0,))
+        meanwhile.commit()
+        migrating.result(10)
+        before.execute(event)
+        queued = before.execute("SELECT count(*) FROM audit_unsealed").fetchone()
+        assert queued == (3,)
 
 
 def test_a_server_refuses_a_database_that_is_not_migrated(database: Database) -> None:

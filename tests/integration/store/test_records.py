@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
@@ -17,10 +19,10 @@ from pourtier.v1.user_pb2 import User
 from pourtier_grpc.caller import Client
 from pourtier_grpc.clock import SystemClock
 from pourtier_grpc.store import audit, keys, outbox
-from pourtier_grpc.store.audit import AuditEvent, AuditLog
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.clock import DatabaseClock
 from pourtier_grpc.store.engine import Database, Transaction
-from pourtier_grpc.store.ids import new_id
+from pourtier_grpc.store.ids import RANDOM, Ids, new_id
 from pourtier_grpc.store.keys import KeyRecord, KeyState, KeyUse
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
 from pourtier_grpc.store.tables import audit_events, audit_personal, signing_keys
@@ -40,7 +42,7 @@ def user(tx: Transaction) -> User:
 def event(user: User) -> AuditEvent:
     """Something that happened."""
     return AuditEvent(
-        action="session.started",
+        action=AuditAction.SESSION_STARTED,
         actor=f"user:{user.user_id}",
         time=NOW,
         user=user,
@@ -114,7 +116,7 @@ class TestAudit:
             update(audit_events).values(action="changed"),
             delete(audit_events),
             text("TRUNCATE audit_events CASCADE"),
-            text("TRUNCATE audit_events, audit_personal"),
+            text("TRUNCATE audit_events, audit_personal, audit_seals"),
             update(audit_personal).values(body=b"{}"),
         ],
         ids=str,
@@ -303,14 +305,38 @@ class TestClock:
 
 class TestIds:
     def test_an_id_is_a_uuid7_of_its_time(self) -> None:
-        made = new_id(NOW)
+        made = Ids().make(NOW)
         assert made.version == 7
         assert made.variant == "specified in RFC 4122"
         assert made.int >> 80 == int(NOW.timestamp() * 1000)
 
-    def test_ids_sort_by_time_and_are_never_the_same(self) -> None:
-        times = [NOW + timedelta(milliseconds=n) for n in range(50)]
-        made = [new_id(time) for time in times]
+    def test_ids_sort_by_time(self) -> None:
+        ids = Ids()
+        made = [ids.make(NOW + timedelta(milliseconds=n)) for n in range(50)]
         assert made == sorted(made)
-        assert len({new_id(NOW) for _ in range(1000)}) == 1000
-        assert new_id(datetime(2000, 1, 1, tzinfo=UTC)) < made[0]
+        assert ids.make(datetime(2000, 1, 1, tzinfo=UTC)) < made[0]
+
+    def test_ids_of_one_moment_sort_as_they_were_made(self) -> None:
+        ids = Ids()
+        made = [ids.make(NOW) for _ in range(1000)]
+        # By a thread that had read the clock before.
+        made.append(ids.make(NOW - timedelta(milliseconds=3)))
+        assert made == sorted(set(made))
+        assert {each.version for each in made} == {7}
+        apart = [b.int - a.int for a, b in itertools.pairwise(made)]
+        assert len(set(apart)) == len(apart)
+
+    def test_ids_of_many_threads_are_never_the_same(self) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(lambda _: new_id(NOW), range(2000)))
+        assert len(set(made)) == 2000
+
+    def test_a_moment_with_no_room_left_has_other_ids(self) -> None:
+        ids = Ids()
+        last = ids.make(NOW)
+        ids._last |= RANDOM
+        made = [ids.make(NOW) for _ in range(3)]
+        assert last not in made
+        assert {(each.version, each.variant) for each in made} == {
+            (last.version, last.variant)
+        }

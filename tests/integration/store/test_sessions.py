@@ -16,7 +16,13 @@ from pourtier.v1.user_pb2 import UserStatus
 from pourtier_grpc.store import nonces, sessions
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.ids import new_id
-from pourtier_grpc.store.sessions import EndCause, Session, SessionStore
+from pourtier_grpc.store.sessions import (
+    Cutoffs,
+    EndCause,
+    Session,
+    SessionFilter,
+    SessionStore,
+)
 from pourtier_grpc.store.tables import users
 
 NOBODY = UUID(int=0)
@@ -111,7 +117,8 @@ class TestRotation:
 
     def test_an_ended_session_moves_nothing(self, tx: Transaction) -> None:
         session = make_session(tx, make_user(tx))
-        sessions.end(tx, [session.session_id], EndCause.LOGOUT, NOW)
+        wanted = SessionFilter(ids=[session.session_id])
+        sessions.end(tx, session.user_id, wanted, EndCause.LOGOUT, NOW)
         assert sessions.rotate(tx, session, presented=1, key_id="k", now=NOW) is None
 
     def test_of_many_that_rotate_one_generation_exactly_one_does(
@@ -149,14 +156,14 @@ class TestEnd:
         user = make_user(tx)
         session, other = make_session(tx, user), make_session(tx, user)
         spared = make_session(tx, user)
-        mine = [session.session_id]
-        assert sessions.end(tx, [*mine, other.session_id], cause, LATER) == sorted(
-            [*mine, other.session_id]
-        )
+        owner = session.user_id
+        mine = SessionFilter(ids=[session.session_id])
+        both = sorted([session.session_id, other.session_id])
+        assert sessions.end(tx, owner, SessionFilter(ids=both), cause, LATER) == both
         ended = replace(session, end_time=LATER, end_cause=cause)
         assert sessions.find(tx, session.session_id) == ended
         later = LATER + timedelta(1)
-        assert sessions.end(tx, mine, EndCause.LOGOUT, later) == []
+        assert sessions.end(tx, owner, mine, EndCause.LOGOUT, later) == []
         assert sessions.find(tx, session.session_id) == ended
         assert sessions.find(tx, spared.session_id) == spared
 
@@ -165,8 +172,56 @@ class TestEnd:
         self, tx: Transaction, ids: list[UUID]
     ) -> None:
         session = make_session(tx, make_user(tx))
-        assert sessions.end(tx, ids, EndCause.LOGOUT, NOW) == []
+        wanted = SessionFilter(ids=ids)
+        assert sessions.end(tx, session.user_id, wanted, EndCause.LOGOUT, NOW) == []
         assert sessions.find(tx, session.session_id) == session
+
+    def test_anothers_is_neither_found_nor_ended(self, tx: Transaction) -> None:
+        mine, others = (make_session(tx, make_user(tx)) for _ in range(2))
+        both = SessionFilter(ids=[mine.session_id, others.session_id])
+        assert sessions.find_own(tx, mine.user_id, mine.session_id) == mine
+        assert sessions.find_own(tx, mine.user_id, others.session_id) is None
+        ended = sessions.end(tx, mine.user_id, both, EndCause.REVOKED, LATER)
+        assert ended == [mine.session_id]
+        assert sessions.find(tx, others.session_id) == others
+
+    def test_all_are_ended_or_all_but_one_or_those_that_time_has_spared_or_not(
+        self, tx: Transaction
+    ) -> None:
+        user = make_user(tx)
+        owner = UUID(user.user_id)
+        cutoffs = Cutoffs(now=NOW, idle_since=NOW, admin_since=NOW)
+        fresh, calling = (
+            make_session(tx, user, rotate_time=NOW + timedelta(1)) for _ in range(2)
+        )
+        idle = make_session(tx, user)
+        others = SessionFilter(other_than=calling.session_id, alive_at=cutoffs)
+        ended = sessions.end(tx, owner, others, EndCause.REVOKED, NOW)
+        assert ended == [fresh.session_id]
+        over = SessionFilter(over_at=cutoffs)
+        ended = sessions.end(tx, owner, over, EndCause.EXPIRED, NOW)
+        assert ended == [idle.session_id]
+        ended = sessions.end(tx, owner, SessionFilter(), EndCause.SUSPENDED, NOW)
+        assert ended == [calling.session_id]
+
+    def test_those_beyond_the_newest_are_the_oldest_that_live(
+        self, tx: Transaction
+    ) -> None:
+        user = make_user(tx)
+        owner = UUID(user.user_id)
+        cutoffs = Cutoffs(
+            now=NOW, idle_since=NOW - timedelta(1), admin_since=NOW - timedelta(1)
+        )
+        made = [
+            make_session(tx, user, create_time=NOW + timedelta(seconds=each))
+            for each in (3, 1, 2)
+        ]
+        make_session(tx, user, create_time=NOW, expire_time=NOW)
+        make_session(tx, make_user(tx))
+        third, first, second = (each.session_id for each in made)
+        assert sessions.beyond(tx, owner, cutoffs, keep=3) == []
+        assert sessions.beyond(tx, owner, cutoffs, keep=1) == [second, first]
+        assert third in sessions.beyond(tx, owner, cutoffs, keep=0)
 
 
 class TestNonces:

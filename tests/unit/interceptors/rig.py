@@ -168,7 +168,12 @@ def _user(number: int, *roles: str) -> SignedInUser:
 
 
 def _service(number: int, name: str, *scopes: str) -> Service:
-    return Service(key_id=UUID(int=number), name=name, scopes=frozenset(scopes))
+    return Service(
+        key_id=UUID(int=number),
+        prefix=f"{number:012x}",
+        name=name,
+        scopes=frozenset(scopes),
+    )
 
 
 ANN = _user(1)

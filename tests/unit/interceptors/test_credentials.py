@@ -49,7 +49,7 @@ class TestCredentials:
     def test_an_api_key_is_a_services(self, rig: Rig) -> None:
         rig.call("Service", api_key="reader")
         assert rig.last.principal == READER
-        assert rig.last.acting_for_others == "service:reader"
+        assert rig.last.act("why").actor == f"service:reader/{READER.prefix}"
         with pytest.raises(TypeError, match="lets in others"):
             _ = rig.last.signed_in
 

@@ -73,6 +73,8 @@ _CHAINS: Final[tuple[WalletChain, ...]] = (Solana(),)
 WALLET_CHAINS: Final[Mapping[str, WalletChain]] = MappingProxyType(
     {chain.name: chain for chain in _CHAINS}
 )
+# Of whoever names no chain.
+DEFAULT_CHAIN: Final = "solana"
 
 
 def chain_named(name: str) -> WalletChain:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import click
 
-from pourtier_grpc.auth.keyring import generate_missing, list_keys
+from pourtier_grpc.auth.keyring import list_keys
+from pourtier_grpc.auth.new_keys import generate_missing
+from pourtier_grpc.caller import OPERATOR
 from pourtier_grpc.cli.common import json_option, print_rows
 from pourtier_grpc.cli.configured import settings
 from pourtier_grpc.clock import SystemClock
-from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.database import with_database
-from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.keys import KeyRecord
-from pourtier_grpc.store.opening import open_database, require_migrated
+from pourtier_grpc.store.opening import opened
 
 
 @click.command("generate")
@@ -24,7 +23,7 @@ def generate(*, as_json: bool) -> None:
     """Make the keys that are missing, and print the keys that there are."""
     with with_database(settings()) as effective, opened(effective) as database:
         now = SystemClock().now()
-        records = generate_missing(database, effective.keys, now)
+        records = generate_missing(database, effective.keys, now, OPERATOR)
         print_keys(records, as_json=as_json)
 
 
@@ -34,17 +33,6 @@ def list_(*, as_json: bool) -> None:
     """Print the keys: id, use, algorithm, state, time made. Never the material."""
     with with_database(settings()) as effective, opened(effective) as database:
         print_keys(list_keys(database), as_json=as_json)
-
-
-@contextlib.contextmanager
-def opened(effective: Settings) -> Iterator[Database]:
-    """The settings' database, which must have been migrated."""
-    database = open_database(effective)
-    try:
-        require_migrated(database)
-        yield database
-    finally:
-        database.close()
 
 
 def print_keys(records: Sequence[KeyRecord], *, as_json: bool) -> None:

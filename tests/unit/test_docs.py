@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.contract import ROOT
+from pourtier_grpc.store.audit import AuditAction
 from pourtier_grpc.store.outbox import EventType
 
 DOCUMENTS = sorted(
@@ -183,6 +184,11 @@ def test_every_setting_is_documented_with_its_default_and_bounds() -> None:
         for name, field in Settings.model_fields.items()
     ]
     assert all(len(row) == 4 and row[3] for row in documented)
+
+
+def test_every_audit_action_is_documented() -> None:
+    documented = rows(ROOT / "docs" / "operating.md", "Reading the audit log")
+    assert [row[0] for row in documented] == [f"`{each}`" for each in AuditAction]
 
 
 def test_every_event_is_documented() -> None:

@@ -1,0 +1,78 @@
+"""The instruments of `pourtier worker`: its loops, and what they keep.
+
+Made by a worker alone, so that no serving process shows a zero for what it does not
+look at. docs/metrics.md says what each means; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+RUN_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
+
+
+class WorkerMetrics:
+    """Every instrument of one worker, beside those that all processes have."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._runs = Counter(
+            "pourtier_worker_runs",
+            "Runs of a loop that have ended, by outcome",
+            ("loop", "outcome"),
+            registry=registry,
+        )
+        self._durations = Histogram(
+            "pourtier_worker_run_duration_seconds",
+            "Time of a loop's run",
+            ("loop",),
+            buckets=RUN_BUCKETS,
+            registry=registry,
+        )
+        self._last_success = Gauge(
+            "pourtier_worker_last_success_timestamp_seconds",
+            "When a loop's run last went well",
+            ("loop",),
+            registry=registry,
+            # Of several workers the one that did it last, whether it lives or not.
+            multiprocess_mode="max",
+        )
+        self.audit_unsealed = _gauge(
+            registry, "pourtier_audit_unsealed", "Audit events that wait for their seal"
+        )
+        self.audit_sealed = _gauge(
+            registry, "pourtier_audit_sealed", "Audit events sealed since the first"
+        )
+        self.audit_uncovered = _gauge(
+            registry,
+            "pourtier_audit_uncovered",
+            "Sealed audit events that the newest checkpoint does not cover",
+        )
+        self.checkpoint_age = _gauge(
+            registry,
+            "pourtier_audit_checkpoint_age_seconds",
+            "Age of the newest checkpoint of the audit log",
+        )
+
+    def of(self, loop: str) -> Callable[[bool, float], None]:
+        """A function to be told of each run of a loop: went it well, its seconds."""
+        done, failed = (self._runs.labels(loop, each) for each in ("done", "failed"))
+        observe = self._durations.labels(loop).observe
+        last_success = self._last_success.labels(loop)
+
+        def ran(well: bool, seconds: float) -> None:  # noqa: FBT001 - as `Observe` has it
+            observe(seconds)
+            if well:
+                done.inc()
+                last_success.set(time.time())
+            else:
+                failed.inc()
+
+        return ran
+
+
+def _gauge(registry: CollectorRegistry, name: str, text: str) -> Gauge:
+    # Every worker looks at the same database: the newest look is the best.
+    return Gauge(name, text, registry=registry, multiprocess_mode="livemostrecent")

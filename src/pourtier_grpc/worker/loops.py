@@ -1,0 +1,49 @@
+"""Which loops a worker runs: a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pourtier_grpc.compliance.checkpoint_file import CheckpointFile
+from pourtier_grpc.compliance.sealing import Sealer
+from pourtier_grpc.config import Settings
+from pourtier_grpc.periodic import Progress
+from pourtier_grpc.telemetry.worker_metrics import WorkerMetrics
+from pourtier_grpc.wiring import Parts
+from pourtier_grpc.worker.log_state import LogState
+
+# How long a loop pauses at most that fails again and again.
+LONGEST_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """Work that is done every so many seconds, by however many workers there are.
+
+    Where two must not do it at once, the work sees to that itself, by a lock in the
+    database. It is done in short runs, each of which leaves things whole, since a
+    worker may end after any of them.
+    """
+
+    name: str
+    seconds: float
+    work: Callable[[], object]
+    longest: float = LONGEST_SECONDS
+
+
+def loops_of(parts: Parts, settings: Settings, metrics: WorkerMetrics) -> list[Loop]:
+    """The loops of a worker. Each runs in a thread of its own."""
+    sealer = Sealer(database=parts.database, keyring=parts.keyring, clock=parts.clock)
+    file = CheckpointFile(database=parts.database, path=settings.checkpoint_file)
+    state = LogState(database=parts.database, clock=parts.clock, metrics=metrics)
+    return [
+        Loop(name="audit-sealing", seconds=1.0, work=again_while(sealer.seal)),
+        Loop(name="audit-checkpoint-file", seconds=2.0, work=file.complete),
+        Loop(name="audit-state", seconds=5.0, work=state.look),
+    ]
+
+
+def again_while(work: Callable[[], bool]) -> Callable[[], Progress | None]:
+    """Work that is run again at once for as long as it answers True."""
+    return lambda: Progress.MORE if work() else None

@@ -1,0 +1,124 @@
+"""What stands more than once in the contract, and must be the same each time.
+
+JSON is flat, so that fields which belong together cannot be a message of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+)
+
+from pourtier_grpc.server import descriptor_set
+
+PROOF = ("VerifyWalletRequest", "RegisterRequest", "LoginRequest")
+REASON = ("SuspendUserRequest", "ReinstateUserRequest", "SetKycLevelRequest")
+# The numbers of descriptor.proto by which comments are found.
+MESSAGES, FIELDS, ONEOFS = 4, 2, 8
+
+
+@dataclass(frozen=True)
+class Field:
+    """All of a field but its number: `rules` are its options, as they are encoded."""
+
+    name: str
+    type: int
+    type_name: str
+    label: int
+    presence: bool
+    rules: bytes
+    comment: str
+    oneof: tuple[str, bytes, str] | None
+
+
+def fields() -> Iterator[tuple[str, Field]]:
+    """Every field of the contract, with its message's name."""
+    for file in FileDescriptorSet.FromString(descriptor_set()).file:
+        if file.package != "pourtier.v1":
+            continue
+        comments = comments_of(file)
+        for number, message in enumerate(file.message_type):
+            place = (MESSAGES, number)
+            for index, field in enumerate(message.field):
+                comment = comments[*place, FIELDS, index]
+                oneof = oneof_of(message, field, comments, place)
+                yield message.name, shown(field, comment, oneof)
+
+
+def comments_of(file: FileDescriptorProto) -> dict[tuple[int, ...], str]:
+    found = file.source_code_info.location
+    return {tuple(each.path): each.leading_comments for each in found}
+
+
+def oneof_of(
+    message: DescriptorProto,
+    field: FieldDescriptorProto,
+    comments: dict[tuple[int, ...], str],
+    place: tuple[int, ...],
+) -> tuple[str, bytes, str] | None:
+    if not field.HasField("oneof_index"):
+        return None
+    oneof = message.oneof_decl[field.oneof_index]
+    comment = comments[*place, ONEOFS, field.oneof_index]
+    return oneof.name, oneof.options.SerializeToString(deterministic=True), comment
+
+
+def shown(
+    field: FieldDescriptorProto, comment: str, oneof: tuple[str, bytes, str] | None
+) -> Field:
+    return Field(
+        name=field.name,
+        type=field.type,
+        type_name=field.type_name,
+        label=field.label,
+        presence=field.proto3_optional,
+        rules=field.options.SerializeToString(deterministic=True),
+        comment=comment,
+        oneof=oneof,
+    )
+
+
+CONTRACT = list(fields())
+
+
+def of(message: str) -> dict[str, Field]:
+    return {field.name: field for name, field in CONTRACT if name == message}
+
+
+def test_a_proof_is_the_same_wherever_it_is_sent() -> None:
+    first, *others = (of(message) for message in PROOF)
+    assert list(first) == [
+        "wallet_address",
+        "signature",
+        "signature_encoding",
+        "message",
+        "signed_message",
+    ]
+    assert all(field.comment for field in first.values())
+    assert first["message"].oneof == first["signed_message"].oneof is not None
+    for other in others:
+        assert {name: other.get(name) for name in first} == first
+
+
+def test_a_reason_is_the_same_wherever_it_is_asked_for() -> None:
+    first, *others = (of(message)["reason"] for message in REASON)
+    assert all(other == first for other in others)
+    asked_for = {
+        name
+        for name, field in CONTRACT
+        if field.name == "reason" and name.endswith("Request")
+    }
+    assert asked_for == set(REASON)
+
+
+@pytest.mark.parametrize("name", ["display_name", "email", "locale"])
+def test_a_new_profile_has_the_rules_of_every_profile(name: str) -> None:
+    new, kept = of("RegisterRequest")[name], of("User")[name]
+    assert (new.type, new.rules) == (kept.type, kept.rules)
