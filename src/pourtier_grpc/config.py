@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     passeur_breaker_failures: int = Field(default=5, ge=1)
     passeur_breaker_seconds: float = Field(default=30.0, gt=0)
     passeur_breaker_successes: int = Field(default=2, ge=1)
+    passeur_threads: int = Field(default=16, ge=1, le=512)
+    passeur_queue_limit: int = Field(default=64, ge=1)
 
     key_dir: Path | None = None
     jwt_algorithm: Literal["EdDSA", "HS256"] = "EdDSA"
