@@ -7,12 +7,11 @@ service are accepted, and `Settings.ignored` names them so that the start can sa
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -22,19 +21,17 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from pourtier_grpc import failpoints
+from pourtier_grpc import addresses, failpoints
+from pourtier_grpc.addresses import is_loopback
 from pourtier_grpc.config_file import ConfigError, FileSource, read_file
 
-__all__ = ["ConfigError", "Settings", "is_loopback", "load"]
+__all__ = ["ConfigError", "Settings", "load"]
 
 # Secrets that stand in examples and old defaults, and so in attackers' lists.
 KNOWN_SECRETS = frozenset(
     {"secret", "changeme", "change-me", "your-secret-key", "your-secret-key-here"}
 )
 MIN_SECRET_BYTES = 32
-# `host:port`, or `[::1]:port`.
-ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s\[\]:/]+):([0-9]{1,5})", re.ASCII)
-MAX_PORT = 65535
 
 
 class Settings(BaseSettings):
@@ -63,6 +60,17 @@ class Settings(BaseSettings):
     redis_port: int = 6379
     redis_password: SecretStr | None = None
     redis_timeout_seconds: float = Field(default=0.05, gt=0)
+
+    passeur_url: str | None = Field(
+        default=None, pattern=r"^https?://[^/@?#\s]+(/[^?#\s]*)?$"
+    )
+    passeur_timeout_seconds: float = Field(default=10.0, gt=0)
+    passeur_connections: int = Field(default=20, ge=1)
+    passeur_breaker_failures: int = Field(default=5, ge=1)
+    passeur_breaker_seconds: float = Field(default=30.0, gt=0)
+    passeur_breaker_successes: int = Field(default=2, ge=1)
+    passeur_threads: int = Field(default=16, ge=1, le=512)
+    passeur_queue_limit: int = Field(default=64, ge=1)
 
     key_dir: Path | None = None
     jwt_algorithm: Literal["EdDSA", "HS256"] = "EdDSA"
@@ -118,6 +126,7 @@ class Settings(BaseSettings):
     pourtier_http_port: int = Field(default=9000, ge=1, le=65535)
     pourtier_internal_http_port: int = Field(default=9001, ge=1, le=65535)
     pourtier_grpc_port: int = Field(default=50051, ge=1, le=65535)
+    pourtier_passeur_port: int = Field(default=9100, ge=1, le=65535)
     # In front of the public listener; one too many lets clients choose their address.
     trusted_proxies: int = Field(default=0, ge=0, le=16)
 
@@ -154,37 +163,28 @@ class Settings(BaseSettings):
     @classmethod
     def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
-            parts = urlsplit(origin)
-            if origin != "*" and (
-                parts.scheme not in {"http", "https"}
-                or not parts.netloc
-                or origin != f"{parts.scheme}://{parts.netloc.lower()}"
-            ):
-                raise ValueError(
-                    f"{origin!r} is not an origin such as https://app.lumiere.trade"
-                )
+            addresses.require_origin(origin)
         return origins
 
     @field_validator("grpc_listen")
     @classmethod
-    def _check_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
-        for address in addresses:
-            # gRPC knows others, such as `unix:`; who comes by a socket passes for the
-            # edge, which is believed about its clients' addresses.
-            found = ADDRESS.fullmatch(address)
-            # Of a larger port gRPC takes the remainder.
-            if not found or int(found[1]) > MAX_PORT:
-                raise ValueError(
-                    f"{address!r} is not host:port (the edge's socket is "
-                    "GRPC_UNIX_SOCKET)"
-                )
-        return addresses
+    def _check_addresses(cls, listen: tuple[str, ...]) -> tuple[str, ...]:
+        for address in listen:
+            addresses.require_address(address)
+        return listen
 
     @field_validator("failpoints")
     @classmethod
     def _check_failpoints(cls, points: tuple[str, ...]) -> tuple[str, ...]:
         failpoints.read(points)
         return points
+
+    @field_validator("passeur_url")
+    @classmethod
+    def _check_passeur(cls, url: str | None) -> str | None:
+        if url is not None:
+            addresses.require_host(url)
+        return url
 
     @field_validator("env", mode="before")
     @classmethod
@@ -358,14 +358,3 @@ def load(**overrides: object) -> Settings:
             for problem in error.errors()
         ]
         raise ConfigError("; ".join(lines)) from None
-
-
-def is_loopback(address: str) -> bool:
-    """Whether `host:port` can be reached from this machine alone."""
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -62,6 +62,12 @@ def told(token: Token[Told | None]) -> None:
     _telling.reset(token)
 
 
+def current() -> Mapping[str, str]:
+    """What lines of this thread tell of; empty outside a call."""
+    call = _telling.get()
+    return {} if call is None else call.log_fields()
+
+
 def chosen(key: str, ratio: float) -> bool:
     """Whether a key is among that part of all keys; the same key always is, or not."""
     return ratio >= 1 or zlib.crc32(key.encode()) < ratio * _SPAN

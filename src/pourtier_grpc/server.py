@@ -6,7 +6,8 @@ import importlib.metadata
 import importlib.resources
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -19,7 +20,7 @@ from pourtier.v1 import (
     status_service_pb2,
     user_service_pb2,
 )
-from pourtier_grpc.call import Interceptor, compose, methods_of
+from pourtier_grpc.call import Interceptor, Method, compose, methods_of
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.config import Settings
 from pourtier_grpc.interceptors.chain import interceptors, observers
@@ -29,7 +30,7 @@ from pourtier_grpc.interceptors.readable import deserializer
 from pourtier_grpc.interceptors.unknown_methods import UnknownMethods
 from pourtier_grpc.listening import listen_edge, listen_native, options
 from pourtier_grpc.periodic import Periodic
-from pourtier_grpc.pools import BoundedPool
+from pourtier_grpc.pools import BoundedPool, in_pool
 from pourtier_grpc.readiness import Readiness
 from pourtier_grpc.servicers.auth import AuthServicer
 from pourtier_grpc.servicers.compliance import ComplianceServicer
@@ -186,25 +187,32 @@ class Front:
     ) -> None:
         self._drain_seconds = settings.drain_seconds
         self._pools: list[BoundedPool] = []
-        calls = self._pool("calls", settings.threads, settings.queue_limit)
+        self._calls = self._pool("calls", settings.threads, settings.queue_limit)
+        self._escrow_calls = self._pool(
+            "escrow", settings.passeur_threads, settings.passeur_queue_limit
+        )
         methods = [method for service in servicers for method in methods_of(service)]
         shedding = Overload(
             methods,
-            pool=calls,
+            pool_of=self._pool_of,
             refusing=self._pool("refusing", REFUSING_THREADS),
             observers=observers,
         )
         self.grpc = grpc.server(
-            calls,
+            self._calls,
             interceptors=[shedding],
             options=options(settings),
             maximum_concurrent_rpcs=settings.threads
             + settings.queue_limit
+            + settings.passeur_threads
+            + settings.passeur_queue_limit
             + ROOM_BESIDE_CALLS,
         )
         limit = settings.max_request_bytes
         for service, servicer in servicers.items():
-            methods_by_name = method_handlers(service, servicer, chain, limit)
+            methods_by_name = method_handlers(
+                service, servicer, chain, limit, self._pool_of
+            )
             self.grpc.add_registered_method_handlers(service.full_name, methods_by_name)
         self.health = HealthServicer(self._pool("health"))
         reflection = self._reflection(service.full_name for service in servicers)
@@ -228,6 +236,10 @@ class Front:
         self.grpc.stop(None).wait()
         for pool in self._pools:
             pool.shutdown()
+
+    def _pool_of(self, method: Method) -> BoundedPool:
+        """Where a method's calls run: a Passeur that is slow must hold up no others."""
+        return self._escrow_calls if method.policy.calls_escrow else self._calls
 
     def _reflection(self, services: Iterable[str]) -> ReflectionServicer:
         return ReflectionServicer(
@@ -294,15 +306,20 @@ def method_handlers(
     servicer: object,
     chain: Iterable[Interceptor],
     limit_bytes: int,
+    pool_of: Callable[[Method], ThreadPoolExecutor],
 ) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
     """Handlers of a service's methods, each inside the chain, by the method's name.
 
-    Raises AttributeError where the servicer lacks one: nothing is UNIMPLEMENTED.
+    A method's calls run in the threads of `pool_of`. Raises AttributeError where the
+    servicer lacks a method: nothing is UNIMPLEMENTED.
     """
     chain = tuple(chain)
     return {
         method.name: grpc.unary_unary_rpc_method_handler(
-            entry(method, compose(chain, method, getattr(servicer, method.name))),
+            in_pool(
+                entry(method, compose(chain, method, getattr(servicer, method.name))),
+                pool_of(method),
+            ),
             request_deserializer=deserializer(method, limit_bytes),
             response_serializer=method.response_type.SerializeToString,
         )

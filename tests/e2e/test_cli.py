@@ -89,6 +89,8 @@ def test_the_installed_script_is_the_same_command() -> None:
         ("legal", "publish", "README.md", "--version", "1.0"),
         ("legal", "withdraw", "nonsense"),
         ("legal", "verify-receipt", "README.md"),
+        ("passeur-sim", "--port", "65536"),
+        ("passeur-sim", "--settle-seconds", "-1"),
     ],
 )
 def test_bad_usage_exits_with_2(words: tuple[str, ...]) -> None:

@@ -41,6 +41,7 @@ PORTS = (
     "pourtier_internal_http_port",
     "pourtier_grpc_port",
     "pourtier_metrics_port",
+    "pourtier_passeur_port",
 )
 EMBEDDED = {"postgres", "redis-server"}
 # Of a first start, which makes a database, on a busy machine.
@@ -58,6 +59,11 @@ def _parents() -> dict[int, int]:
             if state != "Z":
                 found[int(entry.name)] = int(parent)
     return found
+
+
+def words_of(pid: int) -> list[str]:
+    """The command line of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
 @dataclass
@@ -199,7 +205,7 @@ def test_it_does_as_it_prints_beside_another_and_finds_its_data_again(
     settings = somewhere(data)
     with Dev(settings) as dev:
         dev.started()
-        for name in PORTS[:3]:
+        for name in PORTS:
             assert f"localhost:{settings[name]}" in dev.out
         assert str(data) in dev.out
         assert set(dev.family.values()) >= EMBEDDED
@@ -211,6 +217,11 @@ def test_it_does_as_it_prints_beside_another_and_finds_its_data_again(
         assert words in dev.typed(second)
         mine = dev.me()
         assert mine["wallet_type"] == "pourtier-cli"
+        with JsonApi(
+            f"http://localhost:{settings['pourtier_passeur_port']}"
+        ) as passeur:
+            answer = passeur.call("GET", "/health", headers={"X-Request-Id": "r"})
+        assert answer.json() == {"status": "ok"}
         assert dev.err == ""
         # There is a sample of each kind, and whoever signed in has accepted them.
         texts = dev.texts()
@@ -245,10 +256,17 @@ def test_it_does_as_it_prints_beside_another_and_finds_its_data_again(
 
 def beside_on(database_url: str, redis_url: str) -> dict[str, Any]:
     """The account of another one's wallet, which was on given servers and has ended."""
-    given = {"database_url": database_url, "redis_url": redis_url}
+    passeur_url = "http://passeur.example:8766"
+    given = {
+        "database_url": database_url,
+        "redis_url": redis_url,
+        "passeur_url": passeur_url,
+    }
     with state_folder() as folder, Dev(somewhere(folder / "right", **given)) as dev:
         dev.started()
         assert not EMBEDDED & set(dev.family.values())
+        assert not [pid for pid in dev.family if "passeur-sim" in words_of(pid)]
+        assert passeur_url in dev.out
         theirs = dev.me()
         with Sql(database_url) as beside:
             (row,) = beside.run("SELECT user_id FROM users")
@@ -283,7 +301,7 @@ def refusal_to_start(**settings: object) -> str:
     return str(info.value)
 
 
-@pytest.mark.parametrize("name", PORTS[:3])
+@pytest.mark.parametrize("name", [*PORTS[:3], PORTS[4]])
 def test_a_port_that_is_taken_is_one_sentence(folder: Path, name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

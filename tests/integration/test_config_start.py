@@ -136,8 +136,7 @@ class TestPlatformFile:
         first, *rest = (folder / "log").read_text().splitlines()
         assert first == (
             "pourtier: ignored settings: API_HOST, API_PORT, COURIER_URL, "
-            "DATABASE_ECHO, DEBUG, ESCROW_PROGRAM_ID, PASSEUR_URL, REDIS_DB, "
-            "SOLANA_RPC_URL"
+            "DATABASE_ECHO, DEBUG, ESCROW_PROGRAM_ID, REDIS_DB, SOLANA_RPC_URL"
         )
         assert [json.loads(line)["message"] for line in rest if "serving" in line]
         assert "platform-jwt-secret" not in (folder / "log").read_text()

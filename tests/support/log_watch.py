@@ -15,7 +15,7 @@ from pathlib import Path
 from pourtier_grpc import logs
 
 # Our processes' and the edge's; PostgreSQL and Redis log for themselves.
-PATTERNS = ("serve*.log", "worker*.log", "envoy*.log")
+PATTERNS = ("serve*.log", "worker*.log", "envoy*.log", "passeur*.log")
 
 
 class Watch:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pourtier_grpc.config import ConfigError, Settings, is_loopback, load
+from pourtier_grpc.addresses import is_loopback
+from pourtier_grpc.config import ConfigError, Settings, load
 
 PLATFORM = Path(__file__).parents[1] / "data" / "pourtier.yaml"
 # Every secret below says so, and none may appear where a person reads.
@@ -75,7 +76,6 @@ class TestSources:
             "DATABASE_ECHO",
             "DEBUG",
             "ESCROW_PROGRAM_ID",
-            "PASSEUR_URL",
             "REDIS_DB",
             "SOLANA_RPC_URL",
         ]
@@ -255,6 +255,35 @@ class TestErrors:
     def test_a_database_url_of_another_kind_is_not_repeated(self, url: str) -> None:
         with pytest.raises(ConfigError, match=r"^DATABASE_URL is not a postgresql://"):
             load(database_url=url).database_dsn()
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "passeur:8766",
+            "ftp://h",
+            "http://u:p@h",
+            "http://h?",
+            "http://",
+            "http://a b",
+            "http://[no",
+            "http://h:99999",
+            "http://a..b",
+            "http://☃.x",
+            f"http://{'a' * 300}",
+            "http://h:0x",
+            "http://\x01",
+            "http://::1",
+        ],
+    )
+    def test_a_passeur_without_a_usable_url_is_a_sentence(self, url: str) -> None:
+        with pytest.raises(ConfigError, match=r"^PASSEUR_URL: "):
+            load(passeur_url=url)
+
+    @pytest.mark.parametrize(
+        "url", ["http://passeur:8766", "https://h.example/a/b/", "http://[::1]:1"]
+    )
+    def test_a_passeurs_url(self, url: str) -> None:
+        assert load(passeur_url=url).passeur_url == url
 
     def test_neither_repr_nor_str_shows_a_secret(self) -> None:
         loaded = load(

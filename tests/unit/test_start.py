@@ -80,6 +80,7 @@ def test_the_layers_name_the_module_of_every_command() -> None:
         (("keys", "list", "--help"), SERVER | RARE | {"pourtier_grpc.wiring"}),
         (("user", "show", "--help"), SERVER | RARE),
         (("serve", "--help"), RARE | {"pourtier_grpc.devtools.edge"}),
+        (("passeur-sim", "--help"), SERVER | DATABASE | RARE | COMMON | {"httpx"}),
         (("migrate", "--help"), SERVER | {"redis", "pourtier_grpc.wiring"}),
     ],
 )

@@ -40,6 +40,11 @@ class Cli(LazyGroup):
         ("keys", "keys:keys", "Key material."),
         ("legal", "legal:legal", "Legal texts and receipts."),
         ("migrate", "migrate:migrate", "Bring the database to the newest revision."),
+        (
+            "passeur-sim",
+            "passeur_sim:passeur_sim",
+            "Simulate Passeur until SIGTERM or Ctrl-C, with a ledger that lasts.",
+        ),
         ("serve", "serve:serve", "Serve gRPC until SIGTERM or Ctrl-C."),
         ("user", "users:user", "Accounts."),
         ("wallet", "wallet:wallet", "A wallet for the terminal."),

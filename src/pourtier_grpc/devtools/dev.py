@@ -21,7 +21,7 @@ from pourtier_grpc.devtools.edge import Address, EdgeSettings, read_contract, re
 from pourtier_grpc.devtools.embedded import EmbeddedServer
 from pourtier_grpc.devtools.envoy import EmbeddedEnvoy
 from pourtier_grpc.devtools.migrating import migrate_url
-from pourtier_grpc.devtools.ports import require_free
+from pourtier_grpc.devtools.ports import is_free, require_free
 from pourtier_grpc.devtools.postgres import EmbeddedPostgres
 from pourtier_grpc.devtools.process import (
     ChildProcess,
@@ -40,6 +40,7 @@ PORTS = {
     "pourtier_internal_http_port": "the internal HTTP listener",
     "pourtier_grpc_port": "native gRPC",
     "pourtier_metrics_port": "metrics",
+    "pourtier_passeur_port": "the Passeur simulator",
 }
 
 
@@ -92,6 +93,8 @@ class Stack:
     def _require_ports(self) -> None:
         taken: dict[int, str] = {}
         for field, name in PORTS.items():
+            if field == "pourtier_passeur_port" and self._settings.passeur_url:
+                continue
             port, variable = getattr(self._settings, field), field.upper()
             if port in taken:
                 raise DevServerError(f"{taken[port]} and {variable} are both {port}")
@@ -102,6 +105,7 @@ class Stack:
         environment = {
             "DATABASE_URL": self._database_url(state),
             "REDIS_URL": self._redis_url(state),
+            "PASSEUR_URL": self._passeur_url(),
             "GRPC_UNIX_SOCKET": str(socket_path(self._settings.pourtier_data_dir)),
             # The children's working directory is another.
             "POURTIER_DATA_DIR": str(self._settings.pourtier_data_dir.absolute()),
@@ -127,6 +131,23 @@ class Stack:
         redis = EmbeddedRedis(state)
         self._add(redis.start(attach=False))
         return redis.url
+
+    def _passeur_url(self) -> str:
+        if self._settings.passeur_url is not None:
+            return self._settings.passeur_url
+        port = self._settings.pourtier_passeur_port
+        folder = self._settings.pourtier_data_dir.absolute() / "passeur"
+        words = ["passeur-sim", "--port", str(port), "--data-dir", str(folder)]
+        simulator = ChildProcess(
+            "the Passeur simulator",
+            [sys.executable, "-m", "pourtier_grpc", *words],
+            log=self._folder() / "passeur-sim.log",
+            cwd=Path.cwd(),
+            env={**server_environment(), **os.environ},
+        )
+        simulator.start(lambda: not is_free(port))
+        self._add(simulator)
+        return f"http://127.0.0.1:{port}"
 
     def _service(self, environment: Mapping[str, str]) -> ChildProcess:
         service = self._child("the service", "serve", environment)
@@ -237,6 +258,7 @@ def greeting(settings: Settings, folders: Iterable[Path], grpcurl: str | None) -
     take the service's Unix socket.
     """
     http, native = settings.pourtier_http_port, settings.listen[0]
+    simulated = f"http://localhost:{settings.pourtier_passeur_port} (simulated)"
     native = native.replace("127.0.0.1", "localhost")
     sign_in = f"{_pourtier(settings)} wallet sign-in"
     listed = native
@@ -253,6 +275,7 @@ Pourtier is running.
   internal JSON    http://localhost:{settings.pourtier_internal_http_port}
   native gRPC      {native}
   metrics          http://localhost:{settings.pourtier_metrics_port}/metrics
+  Passeur          {settings.passeur_url or simulated}
   data and logs    {", ".join(map(str, folders))}
 
 Try:

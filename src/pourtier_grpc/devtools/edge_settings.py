@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 
-from pourtier_grpc.config import is_loopback
+from pourtier_grpc.addresses import is_loopback
 from pourtier_grpc.listening import MAX_SOCKET_PATH
 
 

@@ -31,21 +31,21 @@ RpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 class Overload(grpc.ServerInterceptor):
     """Refuses calls while the pool that would run them has no room.
 
-    Refusals run in threads of their own. grpcio asks for every call; where there is
-    room, the answer costs a look at a queue's length.
+    `pool_of` says which that is. Refusals run in threads of their own. grpcio asks for
+    every call; where there is room, the answer costs a look at a queue's length.
     """
 
     def __init__(
         self,
         methods: Iterable[Method],
         *,
-        pool: BoundedPool,
+        pool_of: Callable[[Method], BoundedPool],
         refusing: ThreadPoolExecutor,
         observers: tuple[Interceptor, ...] = (access_log(),),
     ) -> None:
-        self._pool = pool
         self._refusals = {
-            method.path: _refusal(method, refusing, observers) for method in methods
+            method.path: (pool_of(method), _refusal(method, refusing, observers))
+            for method in methods
         }
 
     def intercept_service(
@@ -54,10 +54,9 @@ class Overload(grpc.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> RpcHandler | None:
         """The handler of a call: its own, or one that refuses."""
-        if self._pool.full:
-            refusal = self._refusals.get(handler_call_details.method)
-            if refusal is not None:
-                return refusal
+        pool, refusal = self._refusals.get(handler_call_details.method, (None, None))
+        if pool is not None and pool.full:
+            return refusal
         return continuation(handler_call_details)
 
 

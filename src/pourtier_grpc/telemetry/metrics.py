@@ -24,6 +24,7 @@ from pourtier_grpc.telemetry import tracing
 
 CALL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 30)
 QUERY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+PASSEUR_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60)
 # What stands for a method that the contract lacks, whatever its caller named it.
 UNKNOWN = "unknown"
 OPERATIONS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "OTHER")
@@ -51,6 +52,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.calls = CallMetrics(self.registry)
         self.queries = QueryMetrics(self.registry)
+        self.passeur = PasseurMetrics(self.registry)
         self.pool_size = self._gauge(
             "pourtier_db_connection_pool_size",
             "Connections to the database that may be open together",
@@ -199,6 +201,50 @@ class QueryMetrics:
             if end_span is not None:
                 end_span(outcome is well)
         return result
+
+
+class PasseurMetrics:
+    """Calls of Passeur: how many, how they ended, how long they took.
+
+    Operations are the client's names, outcomes `ok`, the contract's refusals,
+    `unavailable` and `malformed`.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._calls = Counter(
+            "pourtier_passeur_calls",
+            "Calls of Passeur that have ended, by outcome",
+            ("operation", "outcome"),
+            registry=registry,
+        )
+        self._durations = Histogram(
+            "pourtier_passeur_call_duration_seconds",
+            "Time of a call of Passeur, with its retries",
+            ("operation",),
+            buckets=PASSEUR_BUCKETS,
+            registry=registry,
+        )
+        self._retries = Counter(
+            "pourtier_passeur_retries",
+            "Attempts after the first, of calls of Passeur",
+            ("operation",),
+            registry=registry,
+        )
+        self.breaker_state = Gauge(
+            "pourtier_passeur_breaker_state",
+            "Whether Passeur is called: 0 is yes, 1 on trial, 2 no",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+
+    def ended(self, operation: str, outcome: str, seconds: float) -> None:
+        """Counts a call."""
+        self._calls.labels(operation, outcome).inc()
+        self._durations.labels(operation).observe(seconds)
+
+    def retried(self, operation: str) -> None:
+        """Counts an attempt after the first."""
+        self._retries.labels(operation).inc()
 
 
 class _Children(dict[str, Callable[[], None]]):

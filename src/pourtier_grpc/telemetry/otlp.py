@@ -30,8 +30,12 @@ from opentelemetry.trace import (
 )
 
 from pourtier_grpc.telemetry.tracing import (
+    TRACEPARENT,
+    TRACESTATE,
     EndStatement,
     Parent,
+    requests_begin_by,
+    requests_end,
     statements_begin_by,
     statements_end,
 )
@@ -101,7 +105,10 @@ class OtlpTracing:
 
 
 class OtlpSpan:
-    """The span of one call, from `OtlpTracing.begin`; statements stand under it."""
+    """The span of one call, from `OtlpTracing.begin`.
+
+    Its statements, and its requests to neighbours, stand under it.
+    """
 
     def __init__(self, span: Span, tracer: Tracer) -> None:
         self.trace_id = format(span.get_span_context().trace_id, "032x")
@@ -109,9 +116,11 @@ class OtlpSpan:
         self._tracer = tracer
         self._context = set_span_in_context(span, Context())
         self._token = statements_begin_by(self._begin_statement)
+        self._requests_token = requests_begin_by(self._begin_request)
 
     def end(self, *, code: int, reason: str | None, fault: bool) -> None:
         """Ends it, with gRPC's status code; `fault` means that it is the server's."""
+        requests_end(self._requests_token)
         statements_end(self._token)
         self._span.set_attribute("rpc.grpc.status_code", code)
         if reason is not None:
@@ -134,6 +143,48 @@ class OtlpSpan:
             span.end()
 
         return end
+
+    def _begin_request(self, verb: str, path: str, attempt: int) -> OtlpRequestSpan:
+        attributes: dict[str, str | int] = {
+            "http.request.method": verb,
+            "url.template": path,
+        }
+        if attempt > 1:
+            attributes["http.request.resend_count"] = attempt - 1
+        return OtlpRequestSpan(
+            self._tracer.start_span(
+                f"{verb} {path}",
+                context=self._context,
+                kind=SpanKind.CLIENT,
+                attributes=attributes,
+            )
+        )
+
+
+class OtlpRequestSpan:
+    """The span of one request to a neighbour (OpenTelemetry's conventions of HTTP).
+
+    Without `url.full`, which would name a wallet.
+    """
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        context = span.get_span_context()
+        trace, own = format(context.trace_id, "032x"), format(context.span_id, "016x")
+        # W3C Trace Context level 1, section 3.2; what has a span is sampled.
+        self.headers = {TRACEPARENT: f"00-{trace}-{own}-01"}
+        if state := context.trace_state.to_header():
+            self.headers[TRACESTATE] = state
+
+    def end(self, status: int | None) -> None:
+        """Ends it, with the HTTP status; None where there was no answer."""
+        if status is not None:
+            self._span.set_attribute("http.response.status_code", status)
+        if status is None or status >= 400:
+            error = "unavailable" if status is None else str(status)
+            self._span.set_attribute("error.type", error)
+            self._span.set_status(Status(StatusCode.ERROR))
+        self._span.end()
 
 
 def _context(parent: Parent | None) -> Context:

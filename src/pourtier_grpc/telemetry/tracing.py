@@ -70,6 +70,27 @@ class CallSpan(Protocol):
         ...
 
 
+class RequestSpan(Protocol):
+    """The span of a request to a neighbour."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What the request carries so that the neighbour goes on with the trace."""
+        ...
+
+    def end(self, status: int | None) -> None:
+        """Ends it, with the HTTP status; None where there was no answer."""
+        ...
+
+
+class BeginRequest(Protocol):
+    """Begins the span of a request; see `begin_request`."""
+
+    def __call__(self, verb: str, path: str, attempt: int) -> RequestSpan:
+        """The span, begun."""
+        ...
+
+
 class Tracing(Protocol):
     """What decides whether a call is sampled, and begins its span."""
 
@@ -90,6 +111,8 @@ class Tracing(Protocol):
 
 # How the sampled call that is being served begins the spans of its statements.
 _statements: ContextVar[BeginStatement | None] = ContextVar("statements", default=None)
+# The same of its requests to neighbours.
+_requests: ContextVar[BeginRequest | None] = ContextVar("requests", default=None)
 
 
 def parent_of(metadata: Iterable[tuple[str, str | bytes]]) -> Parent | None:
@@ -135,3 +158,22 @@ def begin_statement(operation: str) -> EndStatement | None:
     """
     begin = _statements.get()
     return None if begin is None else begin(operation)
+
+
+def requests_begin_by(begin: BeginRequest) -> Token[BeginRequest | None]:
+    """Requests of this call begin so from now on, until `requests_end`."""
+    return _requests.set(begin)
+
+
+def requests_end(token: Token[BeginRequest | None]) -> None:
+    """Ends what `requests_begin_by` began, with its answer."""
+    _requests.reset(token)
+
+
+def begin_request(verb: str, path: str, attempt: int) -> RequestSpan | None:
+    """Begins the span of a request to a neighbour; None where the call is not sampled.
+
+    `path` has names in the place of what it is about; `attempt` counts from 1.
+    """
+    begin = _requests.get()
+    return None if begin is None else begin(verb, path, attempt)

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_tools import protoc  # type: ignore[import-untyped] # it has no stubs
 
-from pourtier_grpc.call import Call, methods_of
+from pourtier_grpc.call import Call, Method, methods_of
 from pourtier_grpc.caller import ApiKey, Credential, Service, SignedInUser
 from pourtier_grpc.devtools.contract import ROOT, validate_descriptors
 from pourtier_grpc.errors import ErrorReason, PourtierError
@@ -48,6 +48,11 @@ service ThingService {
   }
   rpc User(Thing) returns (Thing) {
     option (pourtier.v1.policy) = { allow { user {} } LIMITED };
+  }
+  rpc Escrow(Thing) returns (Thing) {
+    option (pourtier.v1.policy) = {
+      allow { public {} } LIMITED calls_escrow: true
+    };
   }
   rpc Self(Thing) returns (Thing) {
     option (pourtier.v1.policy) = {
@@ -280,7 +285,11 @@ class Rig:
 
 @contextmanager
 def running(
-    address: str = "127.0.0.1:0", *, pool: BoundedPool | None = None, **chain: Any
+    address: str = "127.0.0.1:0",
+    *,
+    pool: BoundedPool | None = None,
+    escrow_pool: BoundedPool | None = None,
+    **chain: Any,
 ) -> Iterator[Rig]:
     """A server of the synthetic methods inside the whole chain."""
     servicer = Servicer()
@@ -294,10 +303,15 @@ def running(
         }
     )
     calls = pool or BoundedPool(threads=4, queue_limit=64, name="calls")
+    escrow_calls = escrow_pool or BoundedPool(threads=4, queue_limit=64, name="escrow")
+
+    def pool_of(method: Method) -> BoundedPool:
+        return escrow_calls if method.policy.calls_escrow else calls
+
     refusing = ThreadPoolExecutor(1)
-    shedding = Overload(methods_of(SERVICE), pool=calls, refusing=refusing)
+    shedding = Overload(methods_of(SERVICE), pool_of=pool_of, refusing=refusing)
     server = grpc.server(calls, interceptors=[shedding])
-    handlers = method_handlers(SERVICE, servicer, made, LIMIT_BYTES)
+    handlers = method_handlers(SERVICE, servicer, made, LIMIT_BYTES, pool_of)
     server.add_registered_method_handlers(SERVICE.full_name, handlers)
     port = server.add_insecure_port(address)
     server.start()
@@ -309,4 +323,5 @@ def running(
         rig.channel.close()
         server.stop(None).wait()
         calls.shutdown()
+        escrow_calls.shutdown()
         refusing.shutdown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -28,16 +29,27 @@ def pool() -> BoundedPool:
 
 
 @pytest.fixture
-def rig(pool: BoundedPool) -> Iterator[Rig]:
-    with running(pool=pool) as made:
+def escrow_pool() -> BoundedPool:
+    return BoundedPool(threads=THREADS, queue_limit=QUEUE, name="escrow")
+
+
+@pytest.fixture
+def rig(pool: BoundedPool, escrow_pool: BoundedPool) -> Iterator[Rig]:
+    with running(pool=pool, escrow_pool=escrow_pool) as made:
         yield made
 
 
 @pytest.fixture
 def full(rig: Rig, pool: BoundedPool) -> Iterator[Callable[[], list[str]]]:
-    """Every thread works and every place of the queue is taken, until it is called.
+    with filled(rig, pool, "Public") as empty:
+        yield empty
 
-    It then answers how the calls ended that had come in time.
+
+@contextmanager
+def filled(rig: Rig, pool: BoundedPool, name: str) -> Iterator[Callable[[], list[str]]]:
+    """Calls of a method have every thread and every place of the queue of its pool.
+
+    Until what is given is called: it answers how the calls ended that had come in time.
     """
     release = threading.Event()
 
@@ -47,9 +59,9 @@ def full(rig: Rig, pool: BoundedPool) -> Iterator[Callable[[], list[str]]]:
 
     rig.servicer.behaviour = wait
     with ThreadPoolExecutor(THREADS + QUEUE) as callers:
-        working = [callers.submit(outcome, rig) for _ in range(THREADS)]
+        working = [callers.submit(outcome, rig, name) for _ in range(THREADS)]
         assert eventually(lambda: len(rig.servicer.calls) == THREADS)
-        waiting = [callers.submit(outcome, rig) for _ in range(QUEUE)]
+        waiting = [callers.submit(outcome, rig, name) for _ in range(QUEUE)]
         assert eventually(lambda: pool.full)
 
         def empty() -> list[str]:
@@ -66,9 +78,9 @@ def error_of(call: grpc.Future[bytes]) -> grpc.RpcError:
     return error
 
 
-def outcome(rig: Rig) -> str:
+def outcome(rig: Rig, name: str = "Public") -> str:
     try:
-        rig.call("Public")
+        rig.call(name)
     except Refused as error:
         return error.reason
     return "served"
@@ -122,6 +134,22 @@ def test_a_refused_call_is_in_the_log(rig: Rig, full: Callable[[], list[str]]) -
     assert line["request_id"] == "r-9"
     assert line["method"] == f"/{SERVICE.full_name}/User"
     full()
+
+
+def test_calls_that_wait_for_passeur_have_room_of_their_own(
+    rig: Rig, pool: BoundedPool, escrow_pool: BoundedPool
+) -> None:
+    with filled(rig, escrow_pool, "Escrow") as empty:
+        rig.servicer.behaviour = lambda request, _: request
+        assert [outcome(rig, "Escrow") for _ in range(5)] == ["OVERLOADED"] * 5
+        assert [outcome(rig, "Public") for _ in range(20)] == ["served"] * 20
+        assert empty() == ["served"] * (THREADS + QUEUE)
+    rig.servicer.calls.clear()
+    with filled(rig, pool, "Public") as empty:
+        rig.servicer.behaviour = lambda request, _: request
+        assert [outcome(rig, "Public") for _ in range(5)] == ["OVERLOADED"] * 5
+        assert [outcome(rig, "Escrow") for _ in range(20)] == ["served"] * 20
+        assert empty() == ["served"] * (THREADS + QUEUE)
 
 
 def test_a_pool_at_rest_has_room(rig: Rig, pool: BoundedPool) -> None:

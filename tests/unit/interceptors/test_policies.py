@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc import StatusCode
 from structlog.testing import capture_logs
 
@@ -45,6 +47,12 @@ CONTRACT = (
 )
 
 
+def handlers_of(service: ServiceDescriptor, servicer: object) -> set[str]:
+    """The names of the methods that have handlers; nothing is served."""
+    pool = ThreadPoolExecutor()
+    return set(method_handlers(service, servicer, (), LIMIT_BYTES, lambda _: pool))
+
+
 class TestStart:
     @pytest.mark.parametrize(
         ("service", "fault"),
@@ -63,7 +71,7 @@ class TestStart:
     ) -> None:
         path = f"/interceptors.v1.{service}/Wrong"
         with pytest.raises(PolicyError, match=f"^the policy of {path} {fault}"):
-            method_handlers(FILE.services_by_name[service], object(), (), LIMIT_BYTES)
+            handlers_of(FILE.services_by_name[service], object())
 
     def test_a_policy_that_cannot_be_enforced_stops_the_start(self) -> None:
         (method, *_) = methods_of(SERVICE)
@@ -79,11 +87,10 @@ class TestStart:
                 return lambda request, _: request
 
         with pytest.raises(AttributeError, match="Admin"):
-            method_handlers(SERVICE, Lacking(), (), LIMIT_BYTES)
+            handlers_of(SERVICE, Lacking())
 
     def test_every_method_has_a_handler(self) -> None:
-        handlers = method_handlers(SERVICE, Servicer(), (), LIMIT_BYTES)
-        assert set(handlers) == set(SERVICE.methods_by_name)
+        assert handlers_of(SERVICE, Servicer()) == set(SERVICE.methods_by_name)
 
     def test_every_method_of_the_contract_has_a_policy(self) -> None:
         services = [
