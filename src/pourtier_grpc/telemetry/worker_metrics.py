@@ -39,6 +39,14 @@ class WorkerMetrics:
             # Of several workers the one that did it last, whether it lives or not.
             multiprocess_mode="max",
         )
+        self._budget = Gauge(
+            "pourtier_worker_error_budget_left",
+            "What is left of a loop's error budget, 1 to 0",
+            ("loop",),
+            registry=registry,
+            # Of several workers the one that fares worst.
+            multiprocess_mode="livemin",
+        )
         self.audit_unsealed = _gauge(
             registry, "pourtier_audit_unsealed", "Audit events that wait for their seal"
         )
@@ -71,6 +79,12 @@ class WorkerMetrics:
                 failed.inc()
 
         return ran
+
+    def budget(self, loop: str) -> Callable[[float], None]:
+        """A function to be told what is left of a loop's error budget."""
+        left = self._budget.labels(loop)
+        left.set(1)
+        return left.set
 
 
 def _gauge(registry: CollectorRegistry, name: str, text: str) -> Gauge:

@@ -19,6 +19,7 @@ from pourtier_grpc.periodic import Periodic, stop_all
 from pourtier_grpc.telemetry.shared import Place
 from pourtier_grpc.telemetry.worker_metrics import WorkerMetrics
 from pourtier_grpc.vitals import Vitals
+from pourtier_grpc.worker.budget import ErrorBudget
 from pourtier_grpc.worker.loops import Loop, loops_of
 
 VERSION = importlib.metadata.version("pourtier-grpc")
@@ -92,11 +93,20 @@ def services() -> tuple[ServiceDescriptor, ...]:
 
 
 def _periodic(loop: Loop, metrics: WorkerMetrics) -> Periodic:
+    count, budget = (
+        metrics.of(loop.name),
+        ErrorBudget(loop.name, metrics.budget(loop.name)),
+    )
+
+    def observe(well: bool, seconds: float) -> None:  # noqa: FBT001 - as `Observe` has it
+        count(well, seconds)
+        budget(well, seconds)
+
     return Periodic(
         loop.name,
         loop.seconds,
         loop.work,
         longest=loop.longest,
         eager=True,
-        observe=metrics.of(loop.name),
+        observe=observe,
     )
