@@ -69,6 +69,9 @@ SERVING: Mapping[str, tuple[str, ...]] = {
     "legal_documents": (*ADD, "UPDATE (withdraw_time)"),
     "document_acceptances": ADD,
     "acceptance_personal": ADD,
+    "idempotency_keys": (*CHANGE, "DELETE"),
+    "escrow_accounts": CHANGE,
+    "escrow_transactions": CHANGE,
     VERSION_TABLE: READ,
 }
 WORKING: Mapping[str, tuple[str, ...]] = {

@@ -15,7 +15,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     SmallInteger,
     Table,
     Text,
@@ -25,22 +24,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import INET, JSONB
 
-# Not alembic's own name: another program's revisions must not pass for ours.
-VERSION_TABLE = "pourtier_revision"
+from pourtier_grpc.store import escrow_tables, schema
 
-metadata = MetaData(
-    naming_convention={
-        "pk": "%(table_name)s_pkey",
-        "fk": "%(table_name)s_%(column_0_name)s_fkey",
-        "uq": "%(table_name)s_%(column_0_N_name)s_key",
-        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
-    }
-)
+VERSION_TABLE = schema.VERSION_TABLE
+# Of all tables together, also those that have a module of their own.
+metadata = schema.metadata
+_time = schema.time_column
 
-
-def _time(name: str, *, nullable: bool = False) -> Column[object]:
-    return Column(name, DateTime(timezone=True), nullable=nullable)
-
+escrow_accounts = escrow_tables.escrow_accounts
+escrow_transactions = escrow_tables.escrow_transactions
 
 users = Table(
     "users",
@@ -353,5 +345,27 @@ signing_keys = Table(
         "use",
         unique=True,
         postgresql_where=text("state = 'next'"),
+    ),
+)
+
+# Calls that came with an idempotency key, and what repeats are answered.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("caller", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("method", Text, nullable=False),
+    Column("request_hash", LargeBinary, nullable=False),
+    # What the call makes, where that takes more than one transaction.
+    Column("resource_id", Uuid, nullable=True),
+    # The answer, serialised; None while the effect is under way.
+    Column("response", LargeBinary, nullable=True),
+    _time("create_time"),
+    _time("complete_time", nullable=True),
+    Index(None, "create_time"),
+    Index(
+        "idempotency_keys_resource_id_idx",
+        "resource_id",
+        postgresql_where=text("resource_id IS NOT NULL"),
     ),
 )
