@@ -70,6 +70,8 @@ SERVING: Mapping[str, tuple[str, ...]] = {
     "document_acceptances": ADD,
     "acceptance_personal": ADD,
     "idempotency_keys": (*CHANGE, "DELETE"),
+    "escrow_accounts": CHANGE,
+    "escrow_transactions": (*CHANGE, "DELETE"),
     VERSION_TABLE: READ,
 }
 WORKING: Mapping[str, tuple[str, ...]] = {

@@ -15,7 +15,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     SmallInteger,
     Table,
     Text,
@@ -25,22 +24,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import INET, JSONB
 
-# Not alembic's own name: another program's revisions must not pass for ours.
-VERSION_TABLE = "pourtier_revision"
+from pourtier_grpc.store import escrow_tables, schema
 
-metadata = MetaData(
-    naming_convention={
-        "pk": "%(table_name)s_pkey",
-        "fk": "%(table_name)s_%(column_0_name)s_fkey",
-        "uq": "%(table_name)s_%(column_0_N_name)s_key",
-        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
-    }
-)
+VERSION_TABLE = schema.VERSION_TABLE
+# Of all tables together, also those that have a module of their own.
+metadata = schema.metadata
+_time = schema.time_column
 
-
-def _time(name: str, *, nullable: bool = False) -> Column[object]:
-    return Column(name, DateTime(timezone=True), nullable=nullable)
-
+escrow_accounts = escrow_tables.escrow_accounts
+escrow_transactions = escrow_tables.escrow_transactions
 
 users = Table(
     "users",
