@@ -146,6 +146,14 @@ class TestFaults:
         ]
         assert sim.http.get("/_sim/faults").json() == {"faults": []}
 
+    def test_of_each_key_apply_to_its_first_calls(self, sim: PasseurSim) -> None:
+        wallet, keys = sim.escrow(), [str(uuid4()) for _ in range(3)]
+        sim.fault(operation="charge", each_key=True, status=502)
+        answers = [
+            charge(sim, wallet, key).status_code for key in keys for _ in range(2)
+        ]
+        assert answers == [502, 201] * 3
+
     def test_of_status_are_not_remembered(self, sim: PasseurSim) -> None:
         wallet, key = sim.escrow(), str(uuid4())
         for status in (429, 503):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -20,7 +21,7 @@ class Fault:
     """What happens to the next `times` calls of an operation, under a key or prefix.
 
     Where None, `operation`, `key` and `key_prefix` match every call, and `times` never
-    ends. `when` says whether it happens before a call takes effect, which it then does
+    ends. With `each_key` the times are those of each key. `when` says whether it happens before a call takes effect, which it then does
     not, or after. Then it waits `delay_seconds`, and after that: the process is killed
     where `crash`; the connection is closed without an answer where `drop`; `status` is
     the answer, with `retry_after` in its header; otherwise the call goes on.
@@ -32,6 +33,7 @@ class Fault:
     key: str | None = None
     key_prefix: str | None = None
     times: int | None = 1
+    each_key: bool = False
     when: When = "before"
     delay_seconds: float = 0.0
     crash: bool = False
@@ -54,6 +56,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "key": str,
     "key_prefix": str,
     "times": int,
+    "each_key": bool,
     "when": str,
     "delay_seconds": (int, float),
     "crash": bool,
@@ -96,6 +99,7 @@ class Faults:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: list[Fault] = []
+        self._taken: Counter[tuple[int, str | None]] = Counter()
 
     def add(self, fault: Fault) -> None:
         """Puts one in line."""
@@ -106,18 +110,27 @@ class Faults:
         """Forgets all of them."""
         with self._lock:
             self._waiting.clear()
+            self._taken.clear()
 
     def take(self, operation: str, key: str | None) -> Fault | None:
         """The fault that happens to a call, or None."""
         with self._lock:
             for fault in self._waiting:
-                if fault.matches(operation, key):
-                    if fault.times is not None:
-                        fault.times -= 1
-                        if fault.times == 0:
-                            self._waiting.remove(fault)
+                if fault.matches(operation, key) and self._counted(fault, key):
                     return fault
         return None
+
+    def _counted(self, fault: Fault, key: str | None) -> bool:
+        """Whether a fault still happens under a key; then it has once more."""
+        if fault.times is None:
+            return True
+        if fault.each_key:
+            self._taken[id(fault), key] += 1
+            return self._taken[id(fault), key] <= fault.times
+        fault.times -= 1
+        if fault.times == 0:
+            self._waiting.remove(fault)
+        return True
 
     def listed(self) -> list[dict[str, Any]]:
         """Those that wait, as they were asked for."""
