@@ -32,6 +32,7 @@ CODES: dict[grpc.StatusCode, tuple[str, ...]] = {
         "MALFORMED_SIGNATURE",
         "INVALID_UPDATE_MASK",
         "INVALID_PAGE_TOKEN",
+        "INVALID_AMOUNT",
     ),
     grpc.StatusCode.UNAUTHENTICATED: (
         "CREDENTIALS_MISSING",
@@ -63,6 +64,7 @@ CODES: dict[grpc.StatusCode, tuple[str, ...]] = {
         "USER_NOT_FOUND",
         "SESSION_NOT_FOUND",
         "DOCUMENT_NOT_FOUND",
+        "TRANSACTION_NOT_FOUND",
     ),
     grpc.StatusCode.ALREADY_EXISTS: (
         "WALLET_ALREADY_REGISTERED",
@@ -73,11 +75,18 @@ CODES: dict[grpc.StatusCode, tuple[str, ...]] = {
         "CONSENT_REQUIRED",
         "DOCUMENT_WITHDRAWN",
         "KYC_REQUIRED",
+        "ESCROW_NOT_INITIALIZED",
+        "INSUFFICIENT_BALANCE",
+        "INVALID_WALLET",
     ),
     grpc.StatusCode.ABORTED: ("CONFLICT", "ETAG_MISMATCH"),
     grpc.StatusCode.RESOURCE_EXHAUSTED: ("REQUEST_TOO_LARGE", "OVERLOADED"),
     grpc.StatusCode.DEADLINE_EXCEEDED: ("DEADLINE_EXCEEDED",),
-    grpc.StatusCode.UNAVAILABLE: ("DATABASE_UNAVAILABLE", "SERVICE_UNAVAILABLE"),
+    grpc.StatusCode.UNAVAILABLE: (
+        "DATABASE_UNAVAILABLE",
+        "SERVICE_UNAVAILABLE",
+        "PASSEUR_UNAVAILABLE",
+    ),
     grpc.StatusCode.UNIMPLEMENTED: ("METHOD_NOT_FOUND",),
 }
 CODE_OF_REASON = {
