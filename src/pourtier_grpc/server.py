@@ -17,6 +17,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from pourtier.v1 import (
     auth_service_pb2,
     compliance_service_pb2,
+    escrow_service_pb2,
     status_service_pb2,
     user_service_pb2,
 )
@@ -34,6 +35,7 @@ from pourtier_grpc.pools import BoundedPool, in_pool
 from pourtier_grpc.readiness import Readiness
 from pourtier_grpc.servicers.auth import AuthServicer
 from pourtier_grpc.servicers.compliance import ComplianceServicer
+from pourtier_grpc.servicers.escrow import EscrowServicer
 from pourtier_grpc.servicers.standard import HealthServicer, ReflectionServicer
 from pourtier_grpc.servicers.status import StatusServicer
 from pourtier_grpc.servicers.user import UserServicer
@@ -290,6 +292,11 @@ def servicers_of(
         deployments=parts.deployments,
         keyring=parts.keyring,
     )
+    escrow = EscrowServicer(
+        accounts=parts.escrow_accounts,
+        transfers=parts.transfers,
+        transactions=parts.escrow_transactions,
+    )
     status = StatusServicer(readiness=readiness, version=VERSION)
     return {
         auth_service_pb2.DESCRIPTOR.services_by_name["AuthService"]: auth,
@@ -297,6 +304,7 @@ def servicers_of(
         compliance_service_pb2.DESCRIPTOR.services_by_name[
             "ComplianceService"
         ]: compliance,
+        escrow_service_pb2.DESCRIPTOR.services_by_name["EscrowService"]: escrow,
         status_service_pb2.DESCRIPTOR.services_by_name["StatusService"]: status,
     }
 

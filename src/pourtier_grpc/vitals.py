@@ -28,7 +28,7 @@ class Vitals:
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self._settings = settings
         self.metrics = Metrics()
-        self.parts = build(settings, clock, self.metrics.queries)
+        self.parts = build(settings, clock, self.metrics)
         # What is unsafe in production has stopped the start by here.
         failpoints.arm(settings.failpoints)
         self.readiness = Readiness(

@@ -28,6 +28,9 @@ from pourtier_grpc.compliance.extract import Extracts
 from pourtier_grpc.compliance.receipts import Receipts
 from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.config import ConfigError, Settings
+from pourtier_grpc.escrow.accounts import Accounts
+from pourtier_grpc.escrow.transactions import Transactions
+from pourtier_grpc.escrow.transfers import Transfers
 from pourtier_grpc.store.acceptances import AcceptanceStore
 from pourtier_grpc.store.api_keys import ApiKeyStore
 from pourtier_grpc.store.audit import AuditLog
@@ -36,31 +39,35 @@ from pourtier_grpc.store.clock import DatabaseClock
 from pourtier_grpc.store.deployment_facts import DeploymentFactStore
 from pourtier_grpc.store.documents import DocumentStore
 from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.escrow import EscrowStore
 from pourtier_grpc.store.opening import open_database, require_migrated
 from pourtier_grpc.store.sessions import SessionStore
 from pourtier_grpc.store.users import UserStore
-from pourtier_grpc.telemetry.metrics import QueryMetrics
+from pourtier_grpc.telemetry.metrics import Metrics
 from pourtier_grpc.users.admin import Administration
 from pourtier_grpc.users.admission import Admission
 from pourtier_grpc.users.directory import Directory
 from pourtier_grpc.users.profile import Profiles
 
 if TYPE_CHECKING:
-    # Where none is configured, a start goes without its tenth of a second.
+    # Where none is configured, a start goes without their tenths of a second.
     import redis
+
+    from pourtier_grpc.passeur.client import Passeur
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What the servicers stand on.
 
-    `redis` is None where none is configured. Business goes by `clock`; it is
-    `database_clock`, unless a test brought its own.
+    `redis` and `passeur` are None where none is configured. Business goes by `clock`;
+    it is `database_clock`, unless a test brought its own.
     """
 
     database: Database
     database_clock: DatabaseClock
     redis: redis.Redis | None
+    passeur: Passeur | None
     clock: Clock
     keyring: Keyring
     authenticator: Authenticator
@@ -81,32 +88,42 @@ class Parts:
     consent: Consent
     screening: Screening
     deployments: Deployments
+    escrow_accounts: Accounts
+    escrow_transactions: Transactions
+    transfers: Transfers
 
     def close(self) -> None:
         """Closes every connection."""
         self.database.close()
         if self.redis is not None:
             self.redis.close()
+        if self.passeur is not None:
+            self.passeur.close()
 
 
 def build(
-    settings: Settings, clock: Clock | None = None, queries: QueryMetrics | None = None
+    settings: Settings, clock: Clock | None = None, metrics: Metrics | None = None
 ) -> Parts:
-    """Everything, wired for a process, whose statements `queries` counts.
+    """Everything, wired for a process, whose statements and calls `metrics` count.
 
     Raises ConfigError where a setting is unsafe, the database is not migrated, or a key
     is missing, and DATABASE_UNAVAILABLE where the database does not answer.
     """
     refuse_unsafe(settings)
-    database = open_database(settings, queries)
+    database = open_database(settings, None if metrics is None else metrics.queries)
     try:
-        return _build(settings, database, clock)
+        return _build(settings, database, clock, metrics)
     except BaseException:
         database.close()
         raise
 
 
-def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts:
+def _build(
+    settings: Settings,
+    database: Database,
+    clock: Clock | None,
+    metrics: Metrics | None,
+) -> Parts:
     require_migrated(database)
     database_clock = DatabaseClock(database, SystemClock())
     database_clock.measure()
@@ -160,10 +177,13 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         clock=clock,
         required_kyc_level=required_kyc_level,
     )
+    passeur = open_passeur(settings, clock, metrics)
+    escrows = EscrowStore(database)
     return Parts(
         database=database,
         database_clock=database_clock,
         redis=open_redis(settings),
+        passeur=passeur,
         clock=clock,
         keyring=keyring,
         authenticator=Authenticator(sessions=sessions, api_keys=api_keys),
@@ -232,6 +252,16 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
             required_kyc_level=required_kyc_level,
             clock=clock,
         ),
+        escrow_accounts=Accounts(
+            database=database,
+            store=escrows,
+            users=users,
+            passeur=passeur,
+            audit_log=audit_log,
+            clock=clock,
+        ),
+        escrow_transactions=Transactions(store=escrows),
+        transfers=Transfers(),
     )
 
 
@@ -254,6 +284,18 @@ def open_redis(settings: Settings) -> redis.Redis | None:
         url, socket_timeout=timeout, socket_connect_timeout=timeout
     )
     return client
+
+
+def open_passeur(
+    settings: Settings, clock: Clock, metrics: Metrics | None
+) -> Passeur | None:
+    """A client of Passeur, or None where none is configured. Connects when used."""
+    if settings.passeur_url is None:
+        return None
+    from pourtier_grpc.passeur import client  # noqa: PLC0415 - as Redis
+
+    counted = (metrics or Metrics()).passeur
+    return client.open_passeur(settings, clock=clock, metrics=counted)
 
 
 def open_keyring(settings: Settings, database: Database, clock: Clock) -> Keyring:

@@ -16,6 +16,7 @@ from grpc import StatusCode
 
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1 import compliance_service_pb2 as compliance_pb
+from pourtier.v1 import escrow_service_pb2 as escrow_pb
 from pourtier.v1 import status_service_pb2 as status_pb
 from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier.v1.user_pb2 import KycLevel, User
@@ -28,7 +29,7 @@ from support.service import Service
 
 SERVICES = [
     (auth, method)
-    for file in (pb, user_pb, compliance_pb, status_pb)
+    for file in (pb, user_pb, compliance_pb, escrow_pb, status_pb)
     for auth in file.DESCRIPTOR.services_by_name.values()
     for method in auth.methods
 ]

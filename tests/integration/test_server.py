@@ -32,6 +32,7 @@ SERVICES = {
     "grpc.reflection.v1alpha.ServerReflection",
     "pourtier.v1.AuthService",
     "pourtier.v1.ComplianceService",
+    "pourtier.v1.EscrowService",
     "pourtier.v1.StatusService",
     "pourtier.v1.UserService",
 }

@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1.auth_service_pb2_grpc import AuthServiceStub
 from pourtier.v1.compliance_service_pb2_grpc import ComplianceServiceStub
+from pourtier.v1.escrow_service_pb2_grpc import EscrowServiceStub
 from pourtier.v1.status_service_pb2_grpc import StatusServiceStub
 from pourtier.v1.user_service_pb2_grpc import UserServiceStub
 from pourtier_grpc.devtools.wallet import DevWallet
@@ -71,6 +72,7 @@ class Api:
         self.auth = AuthServiceStub(self.channel)
         self.users = UserServiceStub(self.channel)
         self.compliance = ComplianceServiceStub(self.channel)
+        self.escrow = EscrowServiceStub(self.channel)
         self.status = StatusServiceStub(self.channel)
 
     def close(self) -> None:

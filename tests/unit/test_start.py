@@ -24,7 +24,7 @@ print("modules:", *sys.modules)
 """
 SERVER = {"grpc", "pourtier_grpc.server", "pourtier_grpc.devtools.edge"}
 DATABASE = {"psycopg", "sqlalchemy", "pourtier_grpc.store"}
-RARE = {"alembic", "opentelemetry", "redis"}
+RARE = {"alembic", "httpx", "opentelemetry", "redis", "tenacity"}
 COMMON = {"google", "nacl", "pydantic", "structlog", "yaml"}
 
 
@@ -80,7 +80,7 @@ def test_the_layers_name_the_module_of_every_command() -> None:
         (("keys", "list", "--help"), SERVER | RARE | {"pourtier_grpc.wiring"}),
         (("user", "show", "--help"), SERVER | RARE),
         (("serve", "--help"), RARE | {"pourtier_grpc.devtools.edge"}),
-        (("passeur-sim", "--help"), SERVER | DATABASE | RARE | COMMON | {"httpx"}),
+        (("passeur-sim", "--help"), SERVER | DATABASE | RARE | COMMON),
         (("migrate", "--help"), SERVER | {"redis", "pourtier_grpc.wiring"}),
     ],
 )

@@ -264,6 +264,32 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     required. Sent in denials.
     Metadata: `{"kyc_level": "NONE", "required_kyc_level": "BASIC"}`.
     """
+    ERROR_REASON_ESCROW_NOT_INITIALIZED: _ErrorReason.ValueType  # 110
+    """(FAILED_PRECONDITION) The person has no escrow yet. Initialize it.
+    Metadata: `{}`.
+    """
+    ERROR_REASON_INSUFFICIENT_BALANCE: _ErrorReason.ValueType  # 111
+    """(FAILED_PRECONDITION) The escrow holds less than that.
+    Metadata: `{"balance": "12.5"}`, what it holds, in USDC.
+    """
+    ERROR_REASON_INVALID_AMOUNT: _ErrorReason.ValueType  # 112
+    """(INVALID_ARGUMENT) The amount is not a decimal string above 0 with at most twelve
+    digits before the point and six after it, or one that Passeur refuses.
+    Metadata: `{"amount": "0.0000001"}`.
+    """
+    ERROR_REASON_TRANSACTION_NOT_FOUND: _ErrorReason.ValueType  # 113
+    """(NOT_FOUND) There is no such transaction of the caller's.
+    Metadata: `{"transaction_id": "019…"}`.
+    """
+    ERROR_REASON_PASSEUR_UNAVAILABLE: _ErrorReason.ValueType  # 114
+    """(UNAVAILABLE) Passeur, the bridge to the escrows, gave no answer to go by. Try again
+    after the `RetryInfo` delay.
+    Metadata: `{}`.
+    """
+    ERROR_REASON_INVALID_WALLET: _ErrorReason.ValueType  # 115
+    """(FAILED_PRECONDITION) Passeur has no escrows for such a wallet.
+    Metadata: `{"wallet_address": "B2xb…Nnzc"}`, the address in full.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused.
@@ -520,5 +546,31 @@ ERROR_REASON_KYC_REQUIRED: ErrorReason.ValueType  # 95
 """(FAILED_PRECONDITION) The person's identity has not been checked as far as is
 required. Sent in denials.
 Metadata: `{"kyc_level": "NONE", "required_kyc_level": "BASIC"}`.
+"""
+ERROR_REASON_ESCROW_NOT_INITIALIZED: ErrorReason.ValueType  # 110
+"""(FAILED_PRECONDITION) The person has no escrow yet. Initialize it.
+Metadata: `{}`.
+"""
+ERROR_REASON_INSUFFICIENT_BALANCE: ErrorReason.ValueType  # 111
+"""(FAILED_PRECONDITION) The escrow holds less than that.
+Metadata: `{"balance": "12.5"}`, what it holds, in USDC.
+"""
+ERROR_REASON_INVALID_AMOUNT: ErrorReason.ValueType  # 112
+"""(INVALID_ARGUMENT) The amount is not a decimal string above 0 with at most twelve
+digits before the point and six after it, or one that Passeur refuses.
+Metadata: `{"amount": "0.0000001"}`.
+"""
+ERROR_REASON_TRANSACTION_NOT_FOUND: ErrorReason.ValueType  # 113
+"""(NOT_FOUND) There is no such transaction of the caller's.
+Metadata: `{"transaction_id": "019…"}`.
+"""
+ERROR_REASON_PASSEUR_UNAVAILABLE: ErrorReason.ValueType  # 114
+"""(UNAVAILABLE) Passeur, the bridge to the escrows, gave no answer to go by. Try again
+after the `RetryInfo` delay.
+Metadata: `{}`.
+"""
+ERROR_REASON_INVALID_WALLET: ErrorReason.ValueType  # 115
+"""(FAILED_PRECONDITION) Passeur has no escrows for such a wallet.
+Metadata: `{"wallet_address": "B2xb…Nnzc"}`, the address in full.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

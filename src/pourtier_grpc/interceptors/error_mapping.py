@@ -33,6 +33,7 @@ CODES: dict[grpc.StatusCode, tuple[str, ...]] = {
         "INVALID_UPDATE_MASK",
         "INVALID_PAGE_TOKEN",
         "INVALID_IDEMPOTENCY_KEY",
+        "INVALID_AMOUNT",
     ),
     grpc.StatusCode.UNAUTHENTICATED: (
         "CREDENTIALS_MISSING",
@@ -64,6 +65,7 @@ CODES: dict[grpc.StatusCode, tuple[str, ...]] = {
         "USER_NOT_FOUND",
         "SESSION_NOT_FOUND",
         "DOCUMENT_NOT_FOUND",
+        "TRANSACTION_NOT_FOUND",
     ),
     grpc.StatusCode.ALREADY_EXISTS: (
         "WALLET_ALREADY_REGISTERED",
@@ -75,6 +77,9 @@ CODES: dict[grpc.StatusCode, tuple[str, ...]] = {
         "DOCUMENT_WITHDRAWN",
         "KYC_REQUIRED",
         "IDEMPOTENCY_KEY_REUSED",
+        "ESCROW_NOT_INITIALIZED",
+        "INSUFFICIENT_BALANCE",
+        "INVALID_WALLET",
     ),
     grpc.StatusCode.ABORTED: (
         "CONFLICT",
@@ -83,7 +88,11 @@ CODES: dict[grpc.StatusCode, tuple[str, ...]] = {
     ),
     grpc.StatusCode.RESOURCE_EXHAUSTED: ("REQUEST_TOO_LARGE", "OVERLOADED"),
     grpc.StatusCode.DEADLINE_EXCEEDED: ("DEADLINE_EXCEEDED",),
-    grpc.StatusCode.UNAVAILABLE: ("DATABASE_UNAVAILABLE", "SERVICE_UNAVAILABLE"),
+    grpc.StatusCode.UNAVAILABLE: (
+        "DATABASE_UNAVAILABLE",
+        "SERVICE_UNAVAILABLE",
+        "PASSEUR_UNAVAILABLE",
+    ),
     grpc.StatusCode.UNIMPLEMENTED: ("METHOD_NOT_FOUND",),
 }
 CODE_OF_REASON = {

@@ -51,6 +51,7 @@ class AuditAction(StrEnum):
     DOCUMENT_PUBLISHED = "document.published"
     DOCUMENT_WITHDRAWN = "document.withdrawn"
     DOCUMENT_ACCEPTED = "document.accepted"
+    ESCROW_INITIALIZED = "escrow.initialized"
     AUDIT_EXPORTED = "audit.exported"
     # Counted beside the log: see `store.refused_proofs`.
     PROOF_REFUSED = "proof.refused"

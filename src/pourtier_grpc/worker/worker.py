@@ -11,6 +11,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from pourtier.v1 import (
     auth_service_pb2,
     compliance_service_pb2,
+    escrow_service_pb2,
     status_service_pb2,
     user_service_pb2,
 )
@@ -82,6 +83,7 @@ def services() -> tuple[ServiceDescriptor, ...]:
     modules = (
         auth_service_pb2,
         compliance_service_pb2,
+        escrow_service_pb2,
         status_service_pb2,
         user_service_pb2,
     )

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from pourtier.v1 import (
     auth_service_pb2,
     compliance_service_pb2,
+    escrow_service_pb2,
     status_service_pb2,
     user_service_pb2,
 )
@@ -42,6 +43,7 @@ from unit.interceptors.rig import (
 CONTRACT = (
     auth_service_pb2,
     compliance_service_pb2,
+    escrow_service_pb2,
     status_service_pb2,
     user_service_pb2,
 )

@@ -21,10 +21,11 @@ class Fault:
     """What happens to the next `times` calls of an operation, under a key or prefix.
 
     Where None, `operation`, `key` and `key_prefix` match every call, and `times` never
-    ends. With `each_key` the times are those of each key. `when` says whether it happens before a call takes effect, which it then does
-    not, or after. Then it waits `delay_seconds`, and after that: the process is killed
-    where `crash`; the connection is closed without an answer where `drop`; `status` is
-    the answer, with `retry_after` in its header; otherwise the call goes on.
+    ends. With `each_key` the times are those of each key. `when` says whether it
+    happens before a call takes effect, which it then does not, or after. Then it waits
+    `delay_seconds`, and after that: the process is killed where `crash`; the connection
+    is closed without an answer where `drop`; `status` is the answer, with `retry_after`
+    in its header; otherwise the call goes on.
 
     `settle_failed` is how a deposit or withdrawal fails that is made meanwhile.
     """

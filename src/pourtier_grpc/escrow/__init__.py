@@ -1,0 +1,1 @@
+"""Escrows: what they hold, and what is moved in and out of them."""

@@ -1,0 +1,43 @@
+"""Amounts that people ask for: exact decimals, from the first letter to the last."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from pourtier_grpc.errors import ErrorReason, FieldViolation, PourtierError
+from pourtier_grpc.passeur import amounts
+
+_AMOUNT = re.compile(r"(?:0|[1-9][0-9]{0,11})(?:\.[0-9]{1,6})?", re.ASCII)
+RULE = (
+    "is not a decimal string above 0 with at most twelve digits before the point and"
+    " six after it"
+)
+
+
+def amount_of(text: str) -> Decimal:
+    """The amount that a request's `amount` is, exactly. Raises INVALID_AMOUNT.
+
+    No sign, no exponent, no leading zero, and no digits but those of ASCII.
+    """
+    if not _AMOUNT.fullmatch(text):
+        raise invalid_amount(text)
+    amount = Decimal(text)
+    if amount <= 0:
+        raise invalid_amount(text)
+    return amount
+
+
+def text_of(amount: Decimal) -> str:
+    """The one text of an amount: equal amounts are equal texts."""
+    return amounts.text_of(amount)
+
+
+def invalid_amount(text: str) -> PourtierError:
+    """The error of whoever asks for an amount that cannot be moved."""
+    return PourtierError(
+        ErrorReason.ERROR_REASON_INVALID_AMOUNT,
+        "{amount} is not an amount that can be moved",
+        violations=(FieldViolation(field="amount", description=RULE),),
+        amount=text,
+    )
