@@ -22,6 +22,13 @@ class Failpoint(StrEnum):
 
     ACCEPTANCE_WRITTEN = "acceptance.written"
     ACCEPTANCE_COMMITTED = "acceptance.committed"
+    TRANSFER_WRITTEN = "transfer.written"
+    TRANSFER_RECORDED = "transfer.recorded"
+    TRANSFER_ASKED = "transfer.asked"
+    TRANSFER_NOTED = "transfer.noted"
+    SETTLEMENT_CLAIMED = "settlement.claimed"
+    SETTLEMENT_ASKED = "settlement.asked"
+    SETTLEMENT_NOTED = "settlement.noted"
     SEALING_LOCKED = "sealing.locked"
     SEALING_WRITTEN = "sealing.written"
     SEALING_COMMITTED = "sealing.committed"

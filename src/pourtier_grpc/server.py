@@ -293,9 +293,9 @@ def servicers_of(
         keyring=parts.keyring,
     )
     escrow = EscrowServicer(
-        accounts=parts.escrow_accounts,
-        transfers=parts.transfers,
-        transactions=parts.escrow_transactions,
+        accounts=parts.escrows.accounts,
+        transfers=parts.escrows.transfers,
+        transactions=parts.escrows.transactions,
     )
     status = StatusServicer(readiness=readiness, version=VERSION)
     return {

@@ -28,9 +28,7 @@ from pourtier_grpc.compliance.extract import Extracts
 from pourtier_grpc.compliance.receipts import Receipts
 from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.config import ConfigError, Settings
-from pourtier_grpc.escrow.accounts import Accounts
-from pourtier_grpc.escrow.transactions import Transactions
-from pourtier_grpc.escrow.transfers import Transfers
+from pourtier_grpc.escrow.escrows import Escrows, make_escrows
 from pourtier_grpc.store.acceptances import AcceptanceStore
 from pourtier_grpc.store.api_keys import ApiKeyStore
 from pourtier_grpc.store.audit import AuditLog
@@ -39,7 +37,6 @@ from pourtier_grpc.store.clock import DatabaseClock
 from pourtier_grpc.store.deployment_facts import DeploymentFactStore
 from pourtier_grpc.store.documents import DocumentStore
 from pourtier_grpc.store.engine import Database
-from pourtier_grpc.store.escrow import EscrowStore
 from pourtier_grpc.store.opening import open_database, require_migrated
 from pourtier_grpc.store.sessions import SessionStore
 from pourtier_grpc.store.users import UserStore
@@ -88,9 +85,7 @@ class Parts:
     consent: Consent
     screening: Screening
     deployments: Deployments
-    escrow_accounts: Accounts
-    escrow_transactions: Transactions
-    transfers: Transfers
+    escrows: Escrows
 
     def close(self) -> None:
         """Closes every connection."""
@@ -178,7 +173,6 @@ def _build(
         required_kyc_level=required_kyc_level,
     )
     passeur = open_passeur(settings, clock, metrics)
-    escrows = EscrowStore(database)
     return Parts(
         database=database,
         database_clock=database_clock,
@@ -252,16 +246,13 @@ def _build(
             required_kyc_level=required_kyc_level,
             clock=clock,
         ),
-        escrow_accounts=Accounts(
+        escrows=make_escrows(
             database=database,
-            store=escrows,
             users=users,
             passeur=passeur,
             audit_log=audit_log,
             clock=clock,
         ),
-        escrow_transactions=Transactions(store=escrows),
-        transfers=Transfers(),
     )
 
 

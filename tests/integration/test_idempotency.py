@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,15 @@ from grpc import StatusCode
 
 from pourtier.v1 import auth_service_pb2 as auth_pb
 from pourtier.v1 import compliance_service_pb2 as compliance_pb
+from pourtier.v1 import escrow_service_pb2 as escrow_pb
 from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier.v1.user_pb2 import KycLevel, User
+from pourtier_grpc.config import Settings
 from pourtier_grpc.store import idempotency
 from support import legal, rpcs
 from support.api import refusal
 from support.callers import Person, admin, person
+from support.passeur import PasseurSim, passeur_sim
 from support.service import Service
 from support.threads import reasons, successes, together
 from support.waiting import wait_until
@@ -36,10 +39,21 @@ class Keyed:
     effects: Callable[[], object]
 
 
+@pytest.fixture(scope="module")
+def sim() -> Iterator[PasseurSim]:
+    with passeur_sim(settle_seconds=0) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings], sim: PasseurSim) -> Settings:
+    return make_settings(passeur_url=sim.url)
+
+
 def rpc(service: Service, name: str) -> Any:
     """The stub of a method of whichever service has it."""
     api = service.api
-    stubs = (api.auth, api.users, api.compliance)
+    stubs = (api.auth, api.users, api.compliance, api.escrow)
     return next(getattr(stub, name) for stub in stubs if hasattr(stub, name))
 
 
@@ -123,6 +137,9 @@ def calls(service: Service) -> list[Keyed]:
             ann,
         ),
         publishing(service),
+        keyed("InitializeEscrow", escrow_pb.InitializeEscrowRequest(), ann),
+        keyed("Deposit", escrow_pb.DepositRequest(amount="2"), ann),
+        keyed("Withdraw", escrow_pb.WithdrawRequest(amount="1"), ann),
     ]
 
 

@@ -182,6 +182,8 @@ def test_it_shows_its_loops_and_the_state_of_the_log(log: Log, make: Make) -> No
         "audit-sealing",
         "audit-checkpoint-file",
         "audit-state",
+        "escrow-settlement",
+        "escrow-state",
         "idempotency-sweep",
     }
     assert eventually(lambda: min(runs(worker, loop) for loop in loops) >= 1, within=30)

@@ -290,6 +290,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """(FAILED_PRECONDITION) Passeur has no escrows for such a wallet.
     Metadata: `{"wallet_address": "B2xb…Nnzc"}`, the address in full.
     """
+    ERROR_REASON_SETTLEMENT_FAILED: _ErrorReason.ValueType  # 116
+    """(FAILED_PRECONDITION) The chain did not settle the transfer, and no money was moved.
+    Sent in transactions.
+    Metadata: `{}`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused.
@@ -572,5 +577,10 @@ Metadata: `{}`.
 ERROR_REASON_INVALID_WALLET: ErrorReason.ValueType  # 115
 """(FAILED_PRECONDITION) Passeur has no escrows for such a wallet.
 Metadata: `{"wallet_address": "B2xb…Nnzc"}`, the address in full.
+"""
+ERROR_REASON_SETTLEMENT_FAILED: ErrorReason.ValueType  # 116
+"""(FAILED_PRECONDITION) The chain did not settle the transfer, and no money was moved.
+Sent in transactions.
+Metadata: `{}`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,32 +1,213 @@
-"""Deposits and withdrawals."""
+"""Deposits and withdrawals: asked of Passeur at once, and settled in the background.
+
+A transfer is committed before Passeur is asked, under the lease of the call that asks
+and with an idempotency key of its own. So whatever dies where, Passeur does it at most
+once, and the worker finds out whether it did. A caller hears one of three things: it is
+under way (also where nobody knows yet), it was refused, or it could not be asked for;
+after the last two nothing of it is left.
+"""
 
 from __future__ import annotations
 
-from pourtier.v1.escrow_service_pb2 import Transaction
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+from pourtier.v1.escrow_service_pb2 import Transaction, TransactionType
+from pourtier_grpc import deadline
 from pourtier_grpc.caller import Client, SignedInUser
-from pourtier_grpc.escrow import refusals
-from pourtier_grpc.escrow.money import amount_of
+from pourtier_grpc.clock import Clock
+from pourtier_grpc.errors import PourtierError
+from pourtier_grpc.escrow import money
+from pourtier_grpc.escrow.accounts import Accounts
+from pourtier_grpc.escrow.asking import Asking, refusal
+from pourtier_grpc.escrow.outcomes import Outcomes, described, owner_of
+from pourtier_grpc.failpoints import Failpoint, reach
+from pourtier_grpc.passeur.errors import PasseurError
+from pourtier_grpc.store import idempotency, transfers
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
+from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.escrow import EscrowStore
+from pourtier_grpc.store.idempotency import RepeatedCallError
+from pourtier_grpc.store.ids import new_id
+from pourtier_grpc.store.transfers import Transfer
+
+DEPOSIT = TransactionType.TRANSACTION_TYPE_DEPOSIT
+WITHDRAWAL = TransactionType.TRANSACTION_TYPE_WITHDRAWAL
+# How long a call may ask that has no deadline.
+ASK_SECONDS = 30.0
+# Of a call's time, what is kept back to write down how Passeur answered.
+WRITING_SECONDS = 0.5
+# By what a lease outlasts its call: the clocks of processes differ by a second at most.
+LEASE_MARGIN = timedelta(seconds=2)
+# How long a twin waits for the first call's answer, and how often it looks.
+JOIN_SECONDS = 2.0
+LOOK_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """A transfer, and who asked for it from where."""
+
+    transfer: Transfer
+    caller: SignedInUser
+    client: Client
 
 
 class Transfers:
-    """Moves no money: it is not asked for at Passeur."""
+    """Makes transfers for whoever is signed in."""
 
-    def deposit(
+    def __init__(
         self,
-        caller: SignedInUser,  # noqa: ARG002 - nothing is moved for anybody
-        amount: str,
-        client: Client,  # noqa: ARG002 - as above
-    ) -> Transaction:
-        """Raises INVALID_AMOUNT or PASSEUR_UNAVAILABLE."""
-        amount_of(amount)
-        raise refusals.unavailable()
+        *,
+        database: Database,
+        accounts: Accounts,
+        store: EscrowStore,
+        asking: Asking,
+        outcomes: Outcomes,
+        audit_log: AuditLog,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._accounts = accounts
+        self._store = store
+        self._asking = asking
+        self._outcomes = outcomes
+        self._audit = audit_log
+        self._clock = clock
+
+    def deposit(self, caller: SignedInUser, amount: str, client: Client) -> Transaction:
+        """Moves money from the caller's wallet into their escrow.
+
+        Raises INVALID_AMOUNT, ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE.
+        """
+        return self._make(caller, DEPOSIT, amount, client)
 
     def withdraw(
-        self,
-        caller: SignedInUser,  # noqa: ARG002 - as above
-        amount: str,
-        client: Client,  # noqa: ARG002 - as above
+        self, caller: SignedInUser, amount: str, client: Client
     ) -> Transaction:
-        """Raises INVALID_AMOUNT or PASSEUR_UNAVAILABLE."""
-        amount_of(amount)
-        raise refusals.unavailable()
+        """Moves money from the caller's escrow back to their wallet.
+
+        Raises INSUFFICIENT_BALANCE too.
+        """
+        return self._make(caller, WITHDRAWAL, amount, client)
+
+    def _make(
+        self,
+        caller: SignedInUser,
+        kind: TransactionType.ValueType,
+        amount: str,
+        client: Client,
+    ) -> Transaction:
+        now = self._clock.now()
+        transfer = Transfer(
+            transaction_id=new_id(now),
+            user_id=caller.user_id,
+            wallet_address=self._accounts.wallet_of(caller.user_id),
+            type=kind,
+            amount=money.text_of(money.amount_of(amount)),
+            passeur_id=None,
+            attempts=0,
+            lease_id=uuid4(),
+            create_time=now,
+        )
+        asked = _Asked(transfer=transfer, caller=caller, client=client)
+        joined = self._record(asked)
+        if joined is not None:
+            return joined
+        reach(Failpoint.TRANSFER_RECORDED)
+        answer = self._ask(asked)
+        reach(Failpoint.TRANSFER_NOTED)
+        return answer
+
+    def _record(self, asked: _Asked) -> Transaction | None:
+        """Writes the transfer, or answers the one that the call has made before."""
+        give_up = time.monotonic() + JOIN_SECONDS
+        while True:
+            try:
+                self._write(asked)
+            except RepeatedCallError as repeated:
+                if repeated.response is not None or repeated.resource_id is None:
+                    raise
+                joined = self._join(asked.caller, repeated.resource_id)
+                if joined is not None:
+                    return joined
+                if time.monotonic() > give_up:
+                    raise idempotency.in_progress() from None
+            else:
+                return None
+            time.sleep(LOOK_SECONDS)
+
+    def _write(self, asked: _Asked) -> None:
+        transfer = asked.transfer
+        with self._database.transaction() as tx:
+            # Before anything is written that would have to be taken back.
+            self._asking.require_open()
+            until = self._clock.now() + timedelta(seconds=_seconds_left())
+            transfers.insert_one(tx, transfer, until + LEASE_MARGIN)
+            idempotency.attach(tx, transfer.transaction_id)
+            event = self._event(AuditAction.ESCROW_TRANSACTION_REQUESTED, asked)
+            self._audit.append(tx, event)
+            reach(Failpoint.TRANSFER_WRITTEN)
+            tx.commit()
+
+    def _join(self, caller: SignedInUser, transaction_id: UUID) -> Transaction | None:
+        """The transfer of a call that is no more, which the worker sees to.
+
+        None while that call may yet be refused.
+        """
+        with self._database.read() as read:
+            now = self._clock.now()
+            return transfers.find_unheld(read, caller.user_id, transaction_id, now)
+
+    def _ask(self, asked: _Asked) -> Transaction:
+        transfer, left = asked.transfer, _seconds_left()
+        try:
+            with deadline.within(left - min(WRITING_SECONDS, left / 4)):
+                answer = self._asking.transfer(transfer)
+        except PasseurError as error:
+            reach(Failpoint.TRANSFER_ASKED)
+            refused = refusal(error, transfer)
+            if refused is not None and self._remove(asked, refused):
+                raise refused from error
+            now = self._clock.now()
+            return self._known(asked, self._outcomes.unanswered(transfer, now))
+        reach(Failpoint.TRANSFER_ASKED)
+        return self._known(asked, self._outcomes.accepted(transfer, answer))
+
+    def _remove(self, asked: _Asked, refused: PourtierError) -> bool:
+        """Does away with what had no effect; False where the worker has it already."""
+        event = self._event(
+            AuditAction.ESCROW_TRANSACTION_REFUSED, asked, reason=refused.reason_name
+        )
+        removed = self._outcomes.removed(asked.transfer, event)
+        reach(Failpoint.TRANSFER_NOTED)
+        return removed
+
+    def _known(self, asked: _Asked, written: Transaction | None) -> Transaction:
+        """What was written, or what the worker has written in the meantime."""
+        if written is not None:
+            return written
+        transfer = asked.transfer
+        found = self._store.transaction(transfer.user_id, transfer.transaction_id)
+        if found is None:
+            raise RuntimeError("a transfer is removed by the holder of its lease alone")
+        return found
+
+    def _event(self, action: AuditAction, asked: _Asked, **details: str) -> AuditEvent:
+        return AuditEvent(
+            action=action,
+            actor=asked.caller.actor,
+            time=self._clock.now(),
+            user=owner_of(asked.transfer),
+            client=asked.client,
+            session_id=asked.caller.session_id,
+            details={**described(asked.transfer), **details},
+        )
+
+
+def _seconds_left() -> float:
+    """How long the call may still take."""
+    left = deadline.remaining()
+    return ASK_SECONDS if left is None else left

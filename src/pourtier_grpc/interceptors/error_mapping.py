@@ -80,6 +80,7 @@ CODES: dict[grpc.StatusCode, tuple[str, ...]] = {
         "ESCROW_NOT_INITIALIZED",
         "INSUFFICIENT_BALANCE",
         "INVALID_WALLET",
+        "SETTLEMENT_FAILED",
     ),
     grpc.StatusCode.ABORTED: (
         "CONFLICT",

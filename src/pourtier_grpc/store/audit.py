@@ -52,6 +52,9 @@ class AuditAction(StrEnum):
     DOCUMENT_WITHDRAWN = "document.withdrawn"
     DOCUMENT_ACCEPTED = "document.accepted"
     ESCROW_INITIALIZED = "escrow.initialized"
+    ESCROW_TRANSACTION_REQUESTED = "escrow.transaction_requested"
+    ESCROW_TRANSACTION_REFUSED = "escrow.transaction_refused"
+    ESCROW_TRANSACTION_SETTLED = "escrow.transaction_settled"
     AUDIT_EXPORTED = "audit.exported"
     # Counted beside the log: see `store.refused_proofs`.
     PROOF_REFUSED = "proof.refused"

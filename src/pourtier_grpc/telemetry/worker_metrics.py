@@ -64,6 +64,15 @@ class WorkerMetrics:
             "Age of the newest checkpoint of the audit log",
         )
 
+        self.escrow_pending = _gauge(
+            registry, "pourtier_escrow_pending", "Transfers that are not settled"
+        )
+        self.escrow_oldest_pending = _gauge(
+            registry,
+            "pourtier_escrow_oldest_pending_seconds",
+            "Age of the oldest transfer that is not settled",
+        )
+
     def of(self, loop: str) -> Callable[[bool, float], None]:
         """A function to be told of each run of a loop: went it well, its seconds."""
         done, failed = (self._runs.labels(loop, each) for each in ("done", "failed"))

@@ -12,6 +12,7 @@ from pourtier_grpc.periodic import Progress
 from pourtier_grpc.store import idempotency
 from pourtier_grpc.telemetry.worker_metrics import WorkerMetrics
 from pourtier_grpc.wiring import Parts
+from pourtier_grpc.worker.backlog import Backlog
 from pourtier_grpc.worker.log_state import LogState
 
 # How long a loop pauses at most that fails again and again.
@@ -38,10 +39,17 @@ def loops_of(parts: Parts, settings: Settings, metrics: WorkerMetrics) -> list[L
     sealer = Sealer(database=parts.database, keyring=parts.keyring, clock=parts.clock)
     file = CheckpointFile(database=parts.database, path=settings.checkpoint_file)
     state = LogState(database=parts.database, clock=parts.clock, metrics=metrics)
+    backlog = Backlog(database=parts.database, clock=parts.clock, metrics=metrics)
     return [
         Loop(name="audit-sealing", seconds=1.0, work=again_while(sealer.seal)),
         Loop(name="audit-checkpoint-file", seconds=2.0, work=file.complete),
         Loop(name="audit-state", seconds=5.0, work=state.look),
+        Loop(
+            name="escrow-settlement",
+            seconds=0.5,
+            work=again_while(parts.escrows.settlement.settle),
+        ),
+        Loop(name="escrow-state", seconds=5.0, work=backlog.look),
         Loop(
             name="idempotency-sweep",
             seconds=60.0,

@@ -1,0 +1,175 @@
+"""Deposits and withdrawals under way: who asks Passeur about which, and the outcome.
+
+A transfer is written before Passeur is asked. Whoever asks has it by a lease: an id,
+and the time from which another may take it over. Whatever is written of it afterwards
+is written by the holder of the lease, or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Row, delete, func, insert, select, update
+
+from pourtier.v1.escrow_service_pb2 import (
+    Transaction,
+    TransactionStatus,
+    TransactionType,
+)
+from pourtier_grpc.store.engine import Reader
+from pourtier_grpc.store.engine import Transaction as Tx
+from pourtier_grpc.store.escrow import transaction_of
+from pourtier_grpc.store.escrow_tables import escrow_transactions as rows
+
+PENDING = TransactionStatus.TRANSACTION_STATUS_PENDING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """A deposit or a withdrawal, and the lease of whoever asks Passeur about it.
+
+    `passeur_id` is what Passeur calls it, or None where it has not said yet that it
+    will be done. `attempts` counts the takings over. Its id is its idempotency key.
+    """
+
+    transaction_id: UUID
+    user_id: UUID
+    wallet_address: str
+    type: TransactionType.ValueType
+    amount: str
+    passeur_id: str | None
+    attempts: int
+    lease_id: UUID
+    create_time: datetime
+
+    @property
+    def key(self) -> str:
+        """The idempotency key at Passeur."""
+        return str(self.transaction_id)
+
+    @property
+    def exact_amount(self) -> Decimal:
+        """The amount in USDC."""
+        return Decimal(self.amount)
+
+    @property
+    def type_name(self) -> str:
+        """`deposit` or `withdrawal`."""
+        return TransactionType.Name(self.type).removeprefix("TRANSACTION_TYPE_").lower()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """How many transfers are not settled, and since when the oldest; None of none."""
+
+    pending: int
+    oldest: datetime | None
+
+
+def insert_one(tx: Tx, transfer: Transfer, until: datetime) -> None:
+    """Writes a transfer that its maker is about to ask about; it has it until then."""
+    tx.run(
+        insert(rows).values(
+            transaction_id=transfer.transaction_id,
+            user_id=transfer.user_id,
+            wallet_address=transfer.wallet_address,
+            type=transfer.type,
+            amount=transfer.amount,
+            status=PENDING,
+            create_time=transfer.create_time,
+            lease_id=transfer.lease_id,
+            next_attempt_time=until,
+            attempts=0,
+        )
+    )
+
+
+def claim(tx: Tx, now: datetime, until: datetime, most: int) -> list[Transfer]:
+    """Takes over transfers whose time has come, the longest due first.
+
+    Those that another claims at the moment are passed over.
+    """
+    due = (
+        select(rows.c.transaction_id)
+        .where(rows.c.status == PENDING, rows.c.next_attempt_time <= now)
+        .order_by(rows.c.next_attempt_time)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    claimed = (
+        update(rows)
+        .where(rows.c.transaction_id == due.c.transaction_id)
+        .values(
+            lease_id=uuid4(),
+            next_attempt_time=until,
+            attempts=rows.c.attempts + 1,
+        )
+        .returning(rows)
+    )
+    return [_transfer(row) for row in tx.run(claimed)]
+
+
+def change(tx: Tx, transfer: Transfer, values: Mapping[str, Any]) -> Transaction | None:
+    """Writes what came of a transfer; None where its lease went to another."""
+    changed = (
+        update(rows)
+        .where(
+            rows.c.transaction_id == transfer.transaction_id,
+            rows.c.lease_id == transfer.lease_id,
+        )
+        .values(values)
+        .returning(rows)
+    )
+    row = tx.run(changed).first()
+    return None if row is None else transaction_of(row)
+
+
+def remove(tx: Tx, transfer: Transfer) -> bool:
+    """Does away with one that had no effect; False where its lease went to another."""
+    gone = delete(rows).where(
+        rows.c.transaction_id == transfer.transaction_id,
+        rows.c.lease_id == transfer.lease_id,
+    )
+    return bool(tx.run(gone).rowcount)
+
+
+def find_unheld(
+    reader: Reader, user_id: UUID, transaction_id: UUID, now: datetime
+) -> Transaction | None:
+    """One of a user's own that nobody holds at the moment, or None."""
+    query = select(rows).where(
+        rows.c.user_id == user_id,
+        rows.c.transaction_id == transaction_id,
+        rows.c.lease_id.is_(None) | (rows.c.next_attempt_time <= now),
+    )
+    row = reader.run(query).first()
+    return None if row is None else transaction_of(row)
+
+
+def backlog(reader: Reader) -> Backlog:
+    """What waits to be settled."""
+    query = select(
+        func.count().label("pending"), func.min(rows.c.create_time).label("oldest")
+    ).where(rows.c.status == PENDING)
+    row = reader.run(query).one()
+    return Backlog(pending=row.pending, oldest=row.oldest)
+
+
+def _transfer(row: Row[Any]) -> Transfer:
+    return Transfer(
+        transaction_id=row.transaction_id,
+        user_id=row.user_id,
+        wallet_address=row.wallet_address,
+        type=row.type,
+        amount=row.amount,
+        passeur_id=row.passeur_transaction_id,
+        attempts=row.attempts,
+        lease_id=row.lease_id,
+        create_time=row.create_time,
+    )
