@@ -38,6 +38,7 @@ from support.matrix import (
     combinations,
     expected,
 )
+from support.passeur import PasseurSim, passeur_sim
 from support.rpcs import NoRequestError, Rpc, contract_rpcs, minimal, rpc_of, scopes_of
 from support.servers import Databases
 from support.service import service
@@ -48,14 +49,21 @@ RPCS = {rpc.name: rpc for rpc in contract_rpcs()}
 SCOPES = scopes_of(RPCS.values())
 
 
-def world_of(made: Stack) -> World:
-    return World(made, SCOPES, {PUBLIC: made.public, INTERNAL: made.internal})
+def world_of(made: Stack, sim: PasseurSim) -> World:
+    return World(made, SCOPES, {PUBLIC: made.public, INTERNAL: made.internal}, sim)
 
 
 @pytest.fixture(scope="module")
-def world(databases: Databases, redis_url: str) -> Iterator[World]:
-    with stack(databases, redis_url) as made:
-        yield world_of(made)
+def sim() -> Iterator[PasseurSim]:
+    """Where everybody who has an account has an escrow."""
+    with passeur_sim() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def world(databases: Databases, redis_url: str, sim: PasseurSim) -> Iterator[World]:
+    with stack(databases, redis_url, passeur_url=sim.url) as made:
+        yield world_of(made, sim)
 
 
 @pytest.mark.parametrize("name", RPCS)
@@ -162,26 +170,29 @@ def serve_doctored(
 
 @pytest.mark.parametrize("doctoring", DOCTORINGS)
 def test_a_policy_that_the_server_does_not_keep_is_reported(
-    databases: Databases, monkeypatch: pytest.MonkeyPatch, doctoring: str
+    databases: Databases,
+    sim: PasseurSim,
+    monkeypatch: pytest.MonkeyPatch,
+    doctoring: str,
 ) -> None:
     tried = {name: DOCTORINGS[doctoring](rpc) for name, rpc in RPCS.items()}
     changed = {name: allow for name, allow in tried.items() if allow is not None}
     assert changed
     serve_doctored(monkeypatch, changed)
     # Without it, what breaks inside would be written out at length.
-    with capture_logs(), service(databases) as made:
-        world = World(made, SCOPES, {})
+    with capture_logs(), service(databases, passeur_url=sim.url) as made:
+        world = World(made, SCOPES, {}, sim)
         found = {name: next(world.deviations(RPCS[name]), None) for name in changed}
     kept = {name for name, deviation in found.items() if deviation is None}
     assert kept <= GUARDED_TWICE
 
 
 def test_only_what_was_doctored_is_reported_and_as_what_it_is(
-    databases: Databases, monkeypatch: pytest.MonkeyPatch
+    databases: Databases, sim: PasseurSim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve_doctored(monkeypatch, {"GetUser": list(RPCS["GetUser"].policy.allow[:2])})
-    with service(databases) as made:
-        world = World(made, SCOPES, {})
+    with service(databases, passeur_url=sim.url) as made:
+        world = World(made, SCOPES, {}, sim)
         found = [one for rpc in RPCS.values() for one in world.deviations(rpc)]
     call = "GetUser over native gRPC by admin"
     assert found == [
@@ -191,7 +202,10 @@ def test_only_what_was_doctored_is_reported_and_as_what_it_is(
 
 
 def test_an_edge_that_routes_otherwise_is_reported(
-    databases: Databases, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    databases: Databases,
+    redis_url: str,
+    sim: PasseurSim,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def doctored(descriptors: bytes) -> Contract:
         contract = read_contract(descriptors)
@@ -203,8 +217,8 @@ def test_an_edge_that_routes_otherwise_is_reported(
         return Contract(methods=tuple(methods))
 
     monkeypatch.setattr(edge, "read_contract", doctored)
-    with stack(databases, redis_url) as made:
-        world = world_of(made)
+    with stack(databases, redis_url, passeur_url=sim.url) as made:
+        world = world_of(made, sim)
         opened = list(world.deviations(RPCS["IntrospectToken"]))
         closed = list(world.deviations(RPCS["GetMe"]))
     for found in (opened, closed):

@@ -121,6 +121,18 @@ class TestTrust:
         assert [c.values("x-api-key") for c in service.calls] == [[], ["secret"]]
         assert service.calls[0].values("authorization") == ["Bearer t"]
 
+    def test_idempotency_keys_pass_both_listeners_in_json_and_natively(
+        self, edge: Edge, service: Service
+    ) -> None:
+        path, key = "/api/escrow/deposit", "Key-1_!~"
+        headers = {"idempotency-key": key}
+        native = "/pourtier.v1.EscrowService/Deposit"
+        for web in (edge.public, edge.internal):
+            assert web.post(path, json={"amount": "1"}, headers=headers).is_success
+        for address in (edge.settings.public, edge.settings.internal):
+            call_grpc(edge.channel(address), native, metadata=tuple(headers.items()))
+        assert [c.values("idempotency-key") for c in service.calls] == [[key]] * 4
+
     def test_the_service_is_told_which_listener_it_was(
         self, edge: Edge, service: Service
     ) -> None:

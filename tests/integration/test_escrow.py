@@ -266,10 +266,11 @@ def test_without_passeur_what_needs_none_is_answered(
     assert caught[0].retry is not None
     with refusal("PASSEUR_UNAVAILABLE", unavailable):
         balance(made, ann)
+    deposit, withdrawal = pb.DepositRequest(amount="1"), pb.WithdrawRequest(amount="1")
     with refusal("PASSEUR_UNAVAILABLE", unavailable):
-        api.call(api.escrow.Deposit, pb.DepositRequest(amount="1"), bearer=ann.bearer)
+        api.call(api.escrow.Deposit, deposit, bearer=ann.bearer)
     with refusal("PASSEUR_UNAVAILABLE", unavailable):
-        api.call(api.escrow.Withdraw, pb.WithdrawRequest(amount="1"), bearer=ann.bearer)
+        api.call(api.escrow.Withdraw, withdrawal, bearer=ann.bearer)
     listing = pb.ListTransactionsRequest()
     answer = api.call(api.escrow.ListTransactions, listing, bearer=ann.bearer)
     assert not answer.transactions

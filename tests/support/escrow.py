@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from pourtier.v1 import escrow_service_pb2 as pb
 from pourtier_grpc.store.ids import new_id
@@ -25,6 +26,18 @@ def funded(service: Service, sim: PasseurSim, person: Person, amount: str) -> No
     initialize(service, person)
     if Decimal(amount):
         sim.top_up(person.wallet.address, amount)
+
+
+def give(service: Service, sim: PasseurSim, user_id: UUID, wallet_address: str) -> None:
+    """Gives a user an escrow that holds something, whatever the policies say."""
+    sim.make_escrow(wallet_address, "100")
+    service.sql.run(
+        "INSERT INTO escrow_accounts (user_id, wallet_address, escrow_account,"
+        " initialize_time) VALUES (%s, %s, 'escrow', %s)",
+        user_id,
+        wallet_address,
+        service.clock.now(),
+    )
 
 
 def transaction(

@@ -24,9 +24,10 @@ from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.errors import ErrorReason
 from pourtier_grpc.interceptors.error_mapping import CODE_OF_REASON
 from pourtier_grpc.store.keys import KeyUse
-from support import legal
+from support import escrow, legal
 from support.api import TIMEOUT, refused
 from support.json_api import HTTP_STATUS, JsonApi
+from support.passeur import PasseurSim
 from support.rpcs import Binding, NoRequestError, Rpc, minimal, rule_of
 from support.service import Service
 from support.waiting import eventually
@@ -132,6 +133,7 @@ class Person:
     bearer: str
     # Nobody's own, and there for everybody.
     document_id: str
+    transaction_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +184,12 @@ NAMED = {
         of=lambda person: [person.document_id],
         unknown=lambda: [str(uuid4())],
         not_found="DOCUMENT_NOT_FOUND",
+    ),
+    "transaction_id": Named(
+        of=lambda person: person.transaction_id,
+        unknown=lambda: str(uuid4()),
+        not_found="TRANSACTION_NOT_FOUND",
+        hides=True,
     ),
     "GetUserByWalletRequest.wallet_address": Named(
         of=lambda person: person.wallet_address,
@@ -300,17 +308,23 @@ def _admits(access: Access, one: Combination) -> bool:
 class World:
     """A running service with people and services of every kind.
 
-    `edges` are clients of its listeners, by way. `scopes` are all that there are.
+    `edges` are clients of its listeners, by way. `scopes` are all that there are,
+    `sim` is the service's Passeur.
     People whom a call may have changed are replaced by others.
     """
 
     def __init__(
-        self, service: Service, scopes: Iterable[str], edges: Mapping[str, JsonApi]
+        self,
+        service: Service,
+        scopes: Iterable[str],
+        edges: Mapping[str, JsonApi],
+        sim: PasseurSim,
     ) -> None:
         self.service = service
         self._parts = service.server._parts
         self._scopes = frozenset(scopes)
         self._edges = edges
+        self._sim = sim
         self._document_id = legal.publish(service).document_id
         self._people: dict[Caller, Person] = {}
         self._api_keys: dict[frozenset[str], str] = {}
@@ -443,12 +457,15 @@ class World:
     def _register(self) -> Person:
         agreed = legal.in_force(self.service)
         wallet, made = self.service.registered(accepted_document_ids=agreed)
+        user_id = made.user.user_id
+        escrow.give(self.service, self._sim, UUID(user_id), wallet.address)
         return Person(
-            user_id=made.user.user_id,
+            user_id=user_id,
             session_id=made.tokens.session_id,
             wallet_address=wallet.address,
             bearer=made.tokens.access_token,
             document_id=self._document_id,
+            transaction_id=escrow.transaction(self.service, user_id),
         )
 
     def _under_a_revoked_key(self) -> Person:

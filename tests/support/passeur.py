@@ -91,12 +91,16 @@ class PasseurSim:
     def escrow(self, balance: str | None = "100") -> str:
         """A new wallet with an escrow that holds so much; None for nothing."""
         wallet = DevWallet.generate().address
+        self.make_escrow(wallet, balance)
+        return wallet
+
+    def make_escrow(self, wallet: str, balance: str | None) -> None:
+        """Makes a wallet's escrow, which then holds so much; None for nothing."""
         headers = {"X-Request-Id": "support"}
         answer = self.http.post(f"/escrow/{wallet}/initialize", headers=headers)
         assert answer.status_code == 201, answer.text
         if balance is not None:
             self.top_up(wallet, balance)
-        return wallet
 
     def _answers(self) -> bool:
         try:

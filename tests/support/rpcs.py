@@ -43,6 +43,8 @@ _numbers = count(1)
 VALUES: Mapping[str, Callable[[], object]] = {
     # Each is published once.
     "PublishDocumentRequest.version": lambda: f"{next(_numbers)}.0",
+    "DepositRequest.amount": lambda: "1",
+    "WithdrawRequest.amount": lambda: "1",
 }
 
 # protovalidate has no stub of its rules for google.protobuf; the extensions are known.
