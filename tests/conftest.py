@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -38,6 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--proof", action="store_true", help="run every round, not the stated few"
     )
+
+
+def pytest_collection_finish() -> None:
+    """What is there by then stays: the collector need not look at it ever again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

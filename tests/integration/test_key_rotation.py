@@ -326,13 +326,11 @@ class TestRevocation:
         assert not revoke(own, in_state(own.sql, PSEUDONYM, "active"))
 
     def test_a_process_without_the_new_file_refuses_the_revoked_key_all_the_same(
-        self, own: Service
+        self, own: Service, elsewhere: KeyRotation, folder: Path
     ) -> None:
         ann = person(own)
-        rotation(own).revoke(published(own)[0], "stolen")
-        missing = own.settings.keys / f"access-{in_state(own.sql, ACCESS, 'next')}.jwk"
-        kept = missing.read_bytes()
-        missing.unlink()
+        elsewhere.revoke(published(own)[0], "stolen")
+        missing = in_state(own.sql, ACCESS, "next")
         follow(own)
         with refusal("TOKEN_INVALID"):
             me(own.api, ann.bearer)
@@ -340,11 +338,9 @@ class TestRevocation:
         tokens = own.api.refresh(ann.tokens.refresh_token)
         assert signed_by(tokens.access_token) == in_state(own.sql, ACCESS, "active")
         assert me(own.api, tokens.access_token).user_id == ann.user_id
-        assert missing.stem.removeprefix("access-") not in published(own)
-        missing.write_bytes(kept)
-        missing.chmod(0o600)
-        follow(own)
-        assert missing.stem.removeprefix("access-") in published(own)
+        assert missing not in published(own)
+        bring_files(own, folder)
+        assert missing in published(own)
 
     def test_a_process_without_the_rotated_file_signs_as_before(
         self, own: Service, elsewhere: KeyRotation, folder: Path

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pourtier_grpc.auth import key_files
 from pourtier_grpc.auth.new_keys import (
-    add_key,
+    add_keys,
     adopt_or_make,
     generate_missing,
     new_record,
@@ -108,7 +108,7 @@ class KeyRotation:
         known = {record.key_id for record in keys.all_keys(tx)}
         (key_id,) = adopt_or_make(self._folder, use, known)
         record = new_record(self._folder, key_id, use, KeyState.NEXT, now)
-        add_key(tx, record, OPERATOR)
+        add_keys(tx, [record], OPERATOR)
 
     def _record(
         self,

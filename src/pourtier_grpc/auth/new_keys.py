@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def generate_missing(
     """
     with database.transaction() as tx:
         keys.lock(tx)
-        records = keys.all_keys(tx)
+        records, new = keys.all_keys(tx), []
         for use in KeyUse:
             wanted = [KeyState.ACTIVE]
             if use is not KeyUse.PSEUDONYM:
@@ -39,9 +40,13 @@ def generate_missing(
             lacking = [state for state in wanted if state not in present]
             known = {record.key_id for record in records}
             ids = adopt_or_make(folder, use, known, len(lacking)) if lacking else []
-            for state, key_id in zip(lacking, ids, strict=True):
-                add_key(tx, new_record(folder, key_id, use, state, now), actor)
-        records = keys.all_keys(tx)
+            new += [
+                new_record(folder, key_id, use, state, now)
+                for state, key_id in zip(lacking, ids, strict=True)
+            ]
+        if new:
+            add_keys(tx, new, actor)
+            records = keys.all_keys(tx)
         tx.commit()
     return records
 
@@ -83,10 +88,16 @@ def new_record(
     )
 
 
-def add_key(tx: Transaction, record: KeyRecord, actor: str) -> None:
-    """Notes a key that `actor` has made."""
-    keys.insert(tx, record)
-    event = AuditEvent(
+def add_keys(tx: Transaction, records: Sequence[KeyRecord], actor: str) -> None:
+    """Notes keys that `actor` has made."""
+    keys.insert(tx, *records)
+    # Keys come before the log that has pseudonyms, which are made with one.
+    log = AuditLog(_no_pseudonym)
+    log.append_all(tx, [_generated(record, actor) for record in records])
+
+
+def _generated(record: KeyRecord, actor: str) -> AuditEvent:
+    return AuditEvent(
         action=AuditAction.KEY_GENERATED,
         actor=actor,
         time=record.create_time,
@@ -96,8 +107,6 @@ def add_key(tx: Transaction, record: KeyRecord, actor: str) -> None:
             "use": record.use.value,
         },
     )
-    # Keys come before the log that has pseudonyms, which are made with one.
-    AuditLog(_no_pseudonym).append(tx, event)
 
 
 def _no_pseudonym(wallet_address: str) -> str:

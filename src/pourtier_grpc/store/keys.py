@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from sqlalchemy import select, text
 
-from pourtier_grpc.store.engine import Reader, Transaction
+from pourtier_grpc.store.engine import Reader, Transaction, insert_all
 from pourtier_grpc.store.tables import signing_keys
 
 
@@ -77,21 +77,23 @@ def all_keys(reader: Reader) -> list[KeyRecord]:
     ]
 
 
-def insert(tx: Transaction, record: KeyRecord) -> None:
-    """Notes a new key. Of a use there is one active and one next key at most."""
-    tx.run(
-        signing_keys.insert().values(
-            key_id=record.key_id,
-            use=record.use.value,
-            algorithm=record.algorithm,
-            state=record.state.value,
-            create_time=record.create_time,
-            activate_time=(
+def insert(tx: Transaction, *records: KeyRecord) -> None:
+    """Notes new keys. Of a use there is one active and one next key at most."""
+    rows = [
+        {
+            "key_id": record.key_id,
+            "use": record.use.value,
+            "algorithm": record.algorithm,
+            "state": record.state.value,
+            "create_time": record.create_time,
+            "activate_time": (
                 record.create_time if record.state is KeyState.ACTIVE else None
             ),
-            public_key=record.public_key,
-        )
-    )
+            "public_key": record.public_key,
+        }
+        for record in records
+    ]
+    insert_all(tx, signing_keys, rows)
 
 
 def move(tx: Transaction, key_id: str, state: KeyState, now: datetime) -> None:

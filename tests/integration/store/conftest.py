@@ -22,9 +22,21 @@ def oldest() -> Iterator[Databases]:
 
 
 @pytest.fixture(scope="session", params=[18, 16], ids="PostgreSQL {}".format)
-def databases(request: pytest.FixtureRequest, databases: Databases) -> Databases:
+def version(request: pytest.FixtureRequest) -> int:
+    """Which one.
+
+    Parameters of `databases` would be those of the run's own `databases` too, whose
+    server would then be ended, and begun anew, between them.
+    """
+    return int(request.param)
+
+
+@pytest.fixture(scope="session")
+def databases(
+    version: int, databases: Databases, request: pytest.FixtureRequest
+) -> Databases:
     """The run's own server, and one of the oldest version that is supported."""
-    if request.param == 18:
+    if version == 18:
         return databases
     older: Databases = request.getfixturevalue("oldest")
     return older
