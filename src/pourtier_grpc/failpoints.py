@@ -22,6 +22,11 @@ class Failpoint(StrEnum):
 
     ACCEPTANCE_WRITTEN = "acceptance.written"
     ACCEPTANCE_COMMITTED = "acceptance.committed"
+    # Events were read to be sent; Redis has them; they are marked; that is kept.
+    RELAY_CLAIMED = "relay.claimed"
+    RELAY_SENT = "relay.sent"
+    RELAY_MARKED = "relay.marked"
+    RELAY_COMMITTED = "relay.committed"
     SEALING_LOCKED = "sealing.locked"
     SEALING_WRITTEN = "sealing.written"
     SEALING_COMMITTED = "sealing.committed"

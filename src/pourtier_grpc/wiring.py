@@ -49,18 +49,21 @@ if TYPE_CHECKING:
     # Where none is configured, a start goes without its tenth of a second.
     import redis
 
+    from pourtier_grpc.courier import Courier
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What the servicers stand on.
 
-    `redis` is None where none is configured. Business goes by `clock`; it is
-    `database_clock`, unless a test brought its own.
+    `redis` and `courier` are None where none is configured. Business goes by `clock`;
+    it is `database_clock`, unless a test brought its own.
     """
 
     database: Database
     database_clock: DatabaseClock
     redis: redis.Redis | None
+    courier: Courier | None
     clock: Clock
     keyring: Keyring
     authenticator: Authenticator
@@ -87,6 +90,8 @@ class Parts:
         self.database.close()
         if self.redis is not None:
             self.redis.close()
+        if self.courier is not None:
+            self.courier.close()
 
 
 def build(
@@ -164,6 +169,7 @@ def _build(settings: Settings, database: Database, clock: Clock | None) -> Parts
         database=database,
         database_clock=database_clock,
         redis=open_redis(settings),
+        courier=open_courier(settings),
         clock=clock,
         keyring=keyring,
         authenticator=Authenticator(sessions=sessions, api_keys=api_keys),
@@ -254,6 +260,16 @@ def open_redis(settings: Settings) -> redis.Redis | None:
         url, socket_timeout=timeout, socket_connect_timeout=timeout
     )
     return client
+
+
+def open_courier(settings: Settings) -> Courier | None:
+    """What sends events, or None where no Redis is configured."""
+    url = settings.redis_dsn()
+    if url is None:
+        return None
+    from pourtier_grpc.courier import Courier  # noqa: PLC0415 - imports redis, as above
+
+    return Courier.at(url)
 
 
 def open_keyring(settings: Settings, database: Database, clock: Clock) -> Keyring:

@@ -151,10 +151,8 @@ def problem_of(payload: Mapping[str, object]) -> str | None:
     runs beside it during an upgrade, has written them.
     """
     problems = list(_problems(ENVELOPE, payload))
-    found = payload.get("event_type")
-    if found in set(EventType):
-        defined = DEFINITIONS[EventType(found)]
-        problems += _problems(defined.fields, payload)
+    defined = {str(each): DEFINITIONS[each].fields for each in EventType}
+    problems += _problems(defined.get(str(payload.get("event_type")), {}), payload)
     return ", ".join(problems) or None
 
 

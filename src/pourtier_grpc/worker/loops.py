@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
 
 from pourtier_grpc.compliance.checkpoint_file import CheckpointFile
 from pourtier_grpc.compliance.sealing import Sealer
@@ -15,6 +18,10 @@ from pourtier_grpc.worker.log_state import LogState
 
 # How long a loop pauses at most that fails again and again.
 LONGEST_SECONDS = 60.0
+# Others wait for events: how soon they go on when Redis is there again.
+RELAY_LONGEST_SECONDS = 5.0
+
+_log = structlog.get_logger("pourtier.worker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +48,39 @@ def loops_of(parts: Parts, settings: Settings, metrics: WorkerMetrics) -> list[L
         Loop(name="audit-sealing", seconds=1.0, work=again_while(sealer.seal)),
         Loop(name="audit-checkpoint-file", seconds=2.0, work=file.complete),
         Loop(name="audit-state", seconds=5.0, work=state.look),
+        *_event_loops(parts, settings, metrics),
+    ]
+
+
+def _event_loops(
+    parts: Parts, settings: Settings, metrics: WorkerMetrics
+) -> list[Loop]:
+    """The loops of events, where there is a Redis to send them to."""
+    courier = parts.courier
+    if courier is None:
+        _log.warning("events are not relayed: no Redis is configured")
+        return []
+    from pourtier_grpc.events.relay import Relay  # noqa: PLC0415 - as in `wiring`
+
+    relay = Relay(
+        database=parts.database,
+        courier=courier,
+        clock=parts.clock,
+        tell=metrics.events_ended,
+    )
+    keep = timedelta(days=settings.event_stream_days)
+    return [
+        Loop(
+            name="event-relay",
+            seconds=0.2,
+            work=again_while(relay.relay),
+            longest=RELAY_LONGEST_SECONDS,
+        ),
+        Loop(
+            name="event-stream-trimming",
+            seconds=60.0,
+            work=again_while(lambda: courier.trim(keep)),
+        ),
     ]
 
 
