@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -19,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from pourtier.v1.user_pb2 import User
-from pourtier_grpc.courier import STREAM, CourierUnavailableError
+from pourtier_grpc.courier import STREAM, CourierUnavailableError, Fate, Parcel
 from pourtier_grpc.devtools.redis import EmbeddedRedis
 from pourtier_grpc.events import relay as relaying_rule
 from pourtier_grpc.store import relaying
@@ -356,6 +357,47 @@ class TestRedisAway:
         # Appended before it could not be published.
         assert box.read().duplicates <= 1
         assert box.waiting() == 0
+
+    def test_within_a_batch_it_stops_that_user_and_the_others_go_on(
+        self, box: Outbox, client: Client
+    ) -> None:
+        ann, ben = (box.user(3) for _ in range(2))
+        query = "UPDATE outbox SET channel = 'x' WHERE user_id = %s AND sequence = 2"
+        box.sql.run(query, ann.user_id)
+        parcels = [
+            Parcel(
+                subject=str(row["user_id"]),
+                channel=row["channel"],
+                text=json.dumps(row["payload"]).encode(),
+            )
+            for row in box.rows()
+        ]
+        client.execute_command("ACL", "SETUSER", "default", "resetchannels", "&lum*")
+        try:
+            fates = {
+                (parcel.subject, number % 3 + 1): outcome.fate
+                for number, (parcel, outcome) in enumerate(
+                    zip(parcels, box.courier().send(parcels).outcomes, strict=True)
+                )
+            }
+            with pytest.raises(CourierUnavailableError, match="channel"):
+                box.drain()
+        finally:
+            client.execute_command("ACL", "SETUSER", "default", "allchannels")
+        sent, unavailable, held = Fate.SENT, Fate.UNAVAILABLE, Fate.HELD
+        for user, expected in ((ann, [sent, unavailable, held]), (ben, [sent] * 3)):
+            found = [fates[user.user_id, number] for number in (1, 2, 3)]
+            assert found == expected
+        # What was sent before it is marked all the same; nothing came after it.
+        assert box.rows(
+            "sequence", f"user_id = '{ann.user_id}' AND publish_time IS NULL"
+        ) == [
+            {"sequence": 2},
+            {"sequence": 3},
+        ]
+        assert box.read().of(ann.user_id) == [1, 2]
+        box.drain()
+        assert box.read().of(ann.user_id) == box.read().of(ben.user_id) == [1, 2, 3]
 
     def test_a_key_of_another_kind_in_the_streams_place_parks_nothing(
         self, box: Outbox, client: Client
