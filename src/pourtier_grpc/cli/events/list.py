@@ -23,9 +23,10 @@ from pourtier_grpc.store.replaying import Waiting
 )
 @json_option
 def list_(*, parked: bool, limit: int, as_json: bool) -> None:
-    """Print the events that have not been sent, the oldest first.
+    """Print the events that have not been sent.
 
-    Of each: id, type, user, sequence, time, failed attempts, and why it is parked.
+    The oldest first. Of each: id, type, user, sequence, time, failed attempts, and why
+    it is parked.
     """
     with (
         with_database(settings()) as effective,

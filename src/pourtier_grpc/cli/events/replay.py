@@ -35,10 +35,11 @@ def replay(
     *,
     parked: bool,
 ) -> None:
-    """Have events sent again: by --since, --parked or --event, one of them.
+    """Have events sent again.
 
-    A worker then sends them, of each user in order, up to the newest; consumers drop
-    what they have. A time without an offset is UTC.
+    Give one of --since, --parked and --event. A worker then sends them, of each user
+    in order, up to the newest; consumers drop what they have. A time without an offset
+    is UTC.
     """
     if [since is not None, parked, event_id is not None].count(True) != 1:
         raise click.UsageError("give one of --since, --parked and --event")
