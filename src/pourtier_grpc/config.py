@@ -122,6 +122,9 @@ class Settings(BaseSettings):
     # Outside the database; without a value in the data directory.
     audit_checkpoint_file: Path | None = None
 
+    # Of Redis, for consumers that were away.
+    event_stream_days: int = Field(default=7, ge=1)
+
     pourtier_data_dir: Path = Path(".pourtier")
     pourtier_http_port: int = Field(default=9000, ge=1, le=65535)
     pourtier_internal_http_port: int = Field(default=9001, ge=1, le=65535)

@@ -29,6 +29,11 @@ class Failpoint(StrEnum):
     SETTLEMENT_CLAIMED = "settlement.claimed"
     SETTLEMENT_ASKED = "settlement.asked"
     SETTLEMENT_NOTED = "settlement.noted"
+    # Events were read to be sent; Redis has them; they are marked; that is kept.
+    RELAY_CLAIMED = "relay.claimed"
+    RELAY_SENT = "relay.sent"
+    RELAY_MARKED = "relay.marked"
+    RELAY_COMMITTED = "relay.committed"
     SEALING_LOCKED = "sealing.locked"
     SEALING_WRITTEN = "sealing.written"
     SEALING_COMMITTED = "sealing.committed"

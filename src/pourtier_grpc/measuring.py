@@ -66,6 +66,7 @@ class Measuring:
         self._metrics.users_active.set(counts.users_active)
         self._metrics.sessions_live.set(counts.sessions_live)
         self._metrics.outbox_waiting.set(counts.events_waiting)
+        self._metrics.outbox_parked.set(counts.events_parked)
         oldest = counts.oldest_waiting
         age = timedelta(0) if oldest is None else now - oldest
         self._metrics.outbox_oldest.set(max(0.0, age.total_seconds()))

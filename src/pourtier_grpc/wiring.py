@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     # Where none is configured, a start goes without their tenths of a second.
     import redis
 
+    from pourtier_grpc.courier import Courier
     from pourtier_grpc.passeur.client import Passeur
 
 
@@ -57,13 +58,14 @@ if TYPE_CHECKING:
 class Parts:
     """What the servicers stand on.
 
-    `redis` and `passeur` are None where none is configured. Business goes by `clock`;
-    it is `database_clock`, unless a test brought its own.
+    `redis`, `courier` and `passeur` are None where none is configured. Business goes by
+    `clock`; it is `database_clock`, unless a test brought its own.
     """
 
     database: Database
     database_clock: DatabaseClock
     redis: redis.Redis | None
+    courier: Courier | None
     passeur: Passeur | None
     clock: Clock
     keyring: Keyring
@@ -92,6 +94,8 @@ class Parts:
         self.database.close()
         if self.redis is not None:
             self.redis.close()
+        if self.courier is not None:
+            self.courier.close()
         if self.passeur is not None:
             self.passeur.close()
 
@@ -177,6 +181,7 @@ def _build(
         database=database,
         database_clock=database_clock,
         redis=open_redis(settings),
+        courier=open_courier(settings),
         passeur=passeur,
         clock=clock,
         keyring=keyring,
@@ -275,6 +280,16 @@ def open_redis(settings: Settings) -> redis.Redis | None:
         url, socket_timeout=timeout, socket_connect_timeout=timeout
     )
     return client
+
+
+def open_courier(settings: Settings) -> Courier | None:
+    """What sends events, or None where no Redis is configured."""
+    url = settings.redis_dsn()
+    if url is None:
+        return None
+    from pourtier_grpc.courier import Courier  # noqa: PLC0415 - imports redis, as above
+
+    return Courier.at(url)
 
 
 def open_passeur(

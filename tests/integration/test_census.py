@@ -22,7 +22,11 @@ def test_everything_is_counted_where_that_is_cheap(own: Service) -> None:
     now = own.clock.now()
     empty = take(own, now)
     assert empty == census.Counts(
-        users_active=0, sessions_live=0, events_waiting=0, oldest_waiting=None
+        users_active=0,
+        sessions_live=0,
+        events_waiting=0,
+        oldest_waiting=None,
+        events_parked=0,
     )
     wallet, _ = own.registered()
     own.registered()
@@ -30,8 +34,17 @@ def test_everything_is_counted_where_that_is_cheap(own: Service) -> None:
     own.api.login(wallet)
     later = own.clock.now()
     assert take(own, later) == census.Counts(
-        users_active=2, sessions_live=3, events_waiting=2, oldest_waiting=now
+        users_active=2,
+        sessions_live=3,
+        events_waiting=2,
+        oldest_waiting=now,
+        events_parked=0,
     )
+    own.sql.run(
+        "UPDATE outbox SET attempts = 5, park_time = now(), park_reason = 'x'"
+        " WHERE event_id = (SELECT min(event_id::text)::uuid FROM outbox)"
+    )
+    assert take(own, later).events_parked == 1
     assert take(own, now + IDLE).sessions_live == 1
     assert take(own, later + timedelta(days=90)).sessions_live == 0
 

@@ -36,7 +36,7 @@ from support.waiting import eventually
 
 AUTH = "pourtier.v1.AuthService"
 USERS = "pourtier.v1.UserService"
-WORKERS = re.compile("pourtier_(worker|audit)_")
+WORKERS = re.compile("pourtier_(worker|audit|events|escrow)_")
 
 
 def seen(of: Service | Server) -> Scrape:

@@ -25,9 +25,11 @@ from pourtier_grpc.worker.log_state import LogState
 from pourtier_grpc.worker.loops import Loop
 from pourtier_grpc.worker.worker import Worker, services
 from support.audit import Log, log_on
+from support.events import outbox_on
 from support.keys import in_state
 from support.roles import as_role
 from support.scrapes import Scrape, scrape
+from support.servers import redis
 from support.waiting import eventually
 
 Make = Callable[..., Worker]
@@ -207,12 +209,45 @@ def test_it_shows_its_loops_and_the_state_of_the_log(log: Log, make: Make) -> No
     assert eventually(lambda: seen(worker).values("pourtier_ready") == [1])
 
 
+def test_with_a_redis_it_relays_what_is_told_and_counts_it(
+    log: Log, make: Make, database_url: str
+) -> None:
+    with redis() as server, outbox_on(database_url, server) as box:
+        worker = make(redis_url=server.url)
+        people = [box.user(3) for _ in range(5)]
+        assert eventually(lambda: box.waiting() == 0, within=10)
+        assert [box.read().of(each.user_id) for each in people] == [[1, 2, 3]] * 5
+        found = seen(worker)
+        assert found.values("pourtier_events_total", outcome="sent") == [15]
+        loops = found.labels("pourtier_worker_runs_total", "loop")
+        assert loops >= {"event-relay", "event-stream-trimming"}
+        # With Redis away the loop fails, and slows down; soon after it goes on.
+        server.kill()
+        box.add(people[0])
+        assert eventually(lambda: runs(worker, "event-relay", "failed") >= 1, within=10)
+        assert box.waiting() == 1
+        server.start()
+        assert eventually(lambda: box.waiting() == 0, within=15)
+        worker.stop()
+
+
+def test_without_a_redis_it_says_that_nothing_is_relayed(make: Make) -> None:
+    with capture_logs() as logs:
+        make()
+    said = [each["log_level"] for each in logs if "not relayed" in each["event"]]
+    assert said == ["warning"]
+
+
 def test_the_documentation_has_every_metric_of_a_worker(make: Make) -> None:
     worker = make()
     text = (ROOT / "docs" / "metrics.md").read_text()
     documented = set(re.findall(r"^\| `(pourtier_\w+)`", text, re.MULTILINE))
     assert seen(worker).names <= documented
-    own = {name for name in documented if re.match(r"pourtier_(worker|audit)_", name)}
+    own = {
+        name
+        for name in documented
+        if re.match(r"pourtier_(worker|audit|events)_", name)
+    }
     assert own <= seen(worker).names
 
 

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.contract import ROOT
 from pourtier_grpc.store.audit import AuditAction
-from pourtier_grpc.store.outbox import EventType
+from pourtier_grpc.store.event_types import DEFINITIONS, ENVELOPE, EventType
 
 DOCUMENTS = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
@@ -191,6 +191,26 @@ def test_every_audit_action_is_documented() -> None:
     assert [row[0] for row in documented] == [f"`{each}`" for each in AuditAction]
 
 
-def test_every_event_is_documented() -> None:
-    documented = rows(ROOT / "docs" / "operating.md", "Events for other services")
-    assert [row[0] for row in documented] == [f"`{each}`" for each in EventType]
+EVENTS = ROOT / "docs" / "events.md"
+
+
+def test_the_envelope_of_events_is_documented() -> None:
+    documented = rows(EVENTS, "What every event has")
+    assert [row[:2] for row in documented] == [
+        [f"`{name}`", form.name] for name, form in ENVELOPE.items()
+    ]
+    assert all(len(row) == 3 and row[2] for row in documented)
+
+
+def test_every_event_is_documented_with_its_channel_and_fields() -> None:
+    text = EVENTS.read_text()
+    assert re.findall(r"^### (.*)$", text, re.MULTILINE) == list(EventType)
+    for event_type, definition in DEFINITIONS.items():
+        section = re.split(rf"^### {event_type}$", text, flags=re.MULTILINE)[1]
+        section = re.split(r"^#", section, flags=re.MULTILINE)[0]
+        assert section.strip().startswith(f"On `{definition.channel}`: ")
+        documented = rows(EVENTS, event_type) if "|" in section else []
+        assert [row[:2] for row in documented] == [
+            [f"`{name}`", form.name] for name, form in definition.fields.items()
+        ]
+        assert all(len(row) == 3 and row[2] for row in documented)

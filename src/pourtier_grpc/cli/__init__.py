@@ -32,6 +32,7 @@ class Cli(LazyGroup):
         ("api-key", "api_keys:api_key", "API keys of internal services."),
         ("audit", "audit:audit", "The sealed audit log."),
         ("dev", "dev:dev", "Run everything on this machine: databases, service, edge."),
+        ("events", "events:events", "Events for other services."),
         (
             "grant",
             "grant:grant",

@@ -32,6 +32,7 @@ class Counts:
     sessions_live: int
     events_waiting: int
     oldest_waiting: datetime | None
+    events_parked: int
 
 
 def take(database: Database, cutoffs: Cutoffs) -> Counts:
@@ -47,6 +48,12 @@ def take(database: Database, cutoffs: Cutoffs) -> Counts:
             oldest_waiting=read.run(
                 select(func.min(outbox.c.create_time)).where(waiting)
             ).scalar(),
+            events_parked=read.run(
+                # Of the few that have failed, by their index.
+                select(func.count()).where(
+                    waiting, outbox.c.attempts > 0, outbox.c.park_time.is_not(None)
+                )
+            ).scalar_one(),
         )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -18,45 +17,28 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.store import users
 from pourtier_grpc.store.engine import Transaction, insert_all
+from pourtier_grpc.store.event_types import DEFINITIONS, EventType, require_fields
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.tables import event_sequences, outbox
 
-USERS_CHANNEL = "lumiere.users"
-COMPLIANCE_CHANNEL = "lumiere.compliance"
+__all__ = ["EventType", "OutboxEvent", "record_change", "record_platform_event"]
+
 # Whose sequence events have that tell of no user.
 PLATFORM = "platform"
 
 
-class EventType(StrEnum):
-    """What an event tells of."""
-
-    USER_CREATED = "user.created"
-    USER_UPDATED = "user.updated"
-    USER_SUSPENDED = "user.suspended"
-    SESSION_ENDED = "session.ended"
-    SESSION_REUSE_DETECTED = "session.reuse_detected"
-    LEGAL_DOCUMENT_PUBLISHED = "legal_document.published"
-    LEGAL_DOCUMENT_ACCEPTED = "legal_document.accepted"
-
-
-# Where each type is published; one without a channel fails in its first test.
-CHANNELS = {
-    EventType.USER_CREATED: USERS_CHANNEL,
-    EventType.USER_UPDATED: USERS_CHANNEL,
-    EventType.USER_SUSPENDED: USERS_CHANNEL,
-    EventType.SESSION_ENDED: USERS_CHANNEL,
-    EventType.SESSION_REUSE_DETECTED: USERS_CHANNEL,
-    EventType.LEGAL_DOCUMENT_PUBLISHED: COMPLIANCE_CHANNEL,
-    EventType.LEGAL_DOCUMENT_ACCEPTED: COMPLIANCE_CHANNEL,
-}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxEvent:
-    """An event about to be told. `fields` come on top of the envelope's."""
+    """An event about to be told. `fields` come on top of the envelope's.
+
+    Raises ValueError where they are not those of the type.
+    """
 
     event_type: EventType
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_fields(self.event_type, self.fields)
 
 
 def record_change(
@@ -102,7 +84,7 @@ def _row(
         "event_id": event_id,
         "user_id": user_id,
         "sequence": sequence,
-        "channel": CHANNELS[event.event_type],
+        "channel": DEFINITIONS[event.event_type].channel,
         "event_type": event.event_type.value,
         "payload": {
             **event.fields,

@@ -76,6 +76,11 @@ SERVING: Mapping[str, tuple[str, ...]] = {
 }
 WORKING: Mapping[str, tuple[str, ...]] = {
     **SERVING,
+    # What an event says, no duty changes; when it was sent, whoever relays it.
+    "outbox": (
+        *ADD,
+        "UPDATE (publish_time, attempts, retry_time, park_time, park_reason)",
+    ),
     "audit_unsealed": ("SELECT", "DELETE"),
     "audit_sealing": CHANGE,
     "audit_seals": ADD,

@@ -31,6 +31,11 @@ VERSION_TABLE = schema.VERSION_TABLE
 metadata = schema.metadata
 _time = schema.time_column
 
+# Whose order an event has its place in; those that tell of no user are one subject.
+EVENT_SUBJECT = "COALESCE(user_id, '00000000-0000-0000-0000-000000000000'::uuid)"
+# One of 32. The end of a UUIDv7 is random, its beginning is the time.
+EVENT_PARTITION = f"get_byte(uuid_send({EVENT_SUBJECT}), 15) & 31"
+
 escrow_accounts = escrow_tables.escrow_accounts
 escrow_transactions = escrow_tables.escrow_transactions
 
@@ -175,6 +180,12 @@ outbox = Table(
     Column("payload", JSONB, nullable=False),
     _time("create_time"),
     _time("publish_time", nullable=True),
+    # How often the relay has failed by this event itself, and when it tries again.
+    Column("attempts", SmallInteger, nullable=False, server_default=text("0")),
+    _time("retry_time", nullable=True),
+    # Parked: the relay tries no more, until somebody says so.
+    _time("park_time", nullable=True),
+    Column("park_reason", Text, nullable=True),
     UniqueConstraint("user_id", "sequence"),
     Index(
         "outbox_platform_sequence_key",
@@ -186,6 +197,21 @@ outbox = Table(
         "outbox_waiting_idx",
         "create_time",
         postgresql_where=text("publish_time IS NULL"),
+    ),
+    # What a relay sends next; the partition and the subject as `relaying` has them.
+    Index(
+        "outbox_relay_idx",
+        text(f"({EVENT_PARTITION})"),
+        text(EVENT_SUBJECT),
+        "sequence",
+        postgresql_where=text("publish_time IS NULL"),
+    ),
+    # The few that hold back what follows them.
+    Index(
+        "outbox_held_idx",
+        text(EVENT_SUBJECT),
+        "sequence",
+        postgresql_where=text("publish_time IS NULL AND attempts > 0"),
     ),
 )
 

@@ -80,6 +80,10 @@ class Metrics:
             "pourtier_outbox_waiting",
             "Events that wait to be published, estimated where they are many",
         )
+        self.outbox_parked = self._gauge(
+            "pourtier_outbox_parked",
+            "Events that are not sent, and hold back what follows them",
+        )
         self.outbox_oldest = self._gauge(
             "pourtier_outbox_oldest_waiting_seconds",
             "Age of the oldest event that waits to be published",

@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 RUN_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
 
+EVENT_OUTCOMES = ("sent", "failed", "parked")
+
 
 class WorkerMetrics:
     """Every instrument of one worker, beside those that all processes have."""
@@ -63,7 +65,14 @@ class WorkerMetrics:
             "pourtier_audit_checkpoint_age_seconds",
             "Age of the newest checkpoint of the audit log",
         )
-
+        self._events = Counter(
+            "pourtier_events",
+            "Events that a relay has had in hand, by outcome",
+            ("outcome",),
+            registry=registry,
+        )
+        for outcome in EVENT_OUTCOMES:
+            self._events.labels(outcome)
         self.escrow_pending = _gauge(
             registry, "pourtier_escrow_pending", "Transfers that are not settled"
         )
@@ -72,6 +81,10 @@ class WorkerMetrics:
             "pourtier_escrow_oldest_pending_seconds",
             "Age of the oldest transfer that is not settled",
         )
+
+    def events_ended(self, outcome: str, count: int) -> None:
+        """So many events more ended so, with one of `EVENT_OUTCOMES`."""
+        self._events.labels(outcome).inc(count)
 
     def of(self, loop: str) -> Callable[[bool, float], None]:
         """A function to be told of each run of a loop: went it well, its seconds."""

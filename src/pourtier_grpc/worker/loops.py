@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
 
 from pourtier_grpc.compliance.checkpoint_file import CheckpointFile
 from pourtier_grpc.compliance.sealing import Sealer
@@ -17,6 +20,10 @@ from pourtier_grpc.worker.log_state import LogState
 
 # How long a loop pauses at most that fails again and again.
 LONGEST_SECONDS = 60.0
+# Others wait for events: how soon they go on when Redis is there again.
+RELAY_LONGEST_SECONDS = 5.0
+
+_log = structlog.get_logger("pourtier.worker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,26 +43,68 @@ class Loop:
 
 def loops_of(parts: Parts, settings: Settings, metrics: WorkerMetrics) -> list[Loop]:
     """The loops of a worker. Each runs in a thread of its own."""
+
+    def sweep_keys() -> bool:
+        return idempotency.sweep(parts.database, parts.clock.now())
+
+    return [
+        *_audit_loops(parts, settings, metrics),
+        *_escrow_loops(parts, metrics),
+        *_event_loops(parts, settings, metrics),
+        Loop(name="idempotency-sweep", seconds=60.0, work=again_while(sweep_keys)),
+    ]
+
+
+def _audit_loops(
+    parts: Parts, settings: Settings, metrics: WorkerMetrics
+) -> list[Loop]:
     sealer = Sealer(database=parts.database, keyring=parts.keyring, clock=parts.clock)
     file = CheckpointFile(database=parts.database, path=settings.checkpoint_file)
     state = LogState(database=parts.database, clock=parts.clock, metrics=metrics)
-    backlog = Backlog(database=parts.database, clock=parts.clock, metrics=metrics)
     return [
         Loop(name="audit-sealing", seconds=1.0, work=again_while(sealer.seal)),
         Loop(name="audit-checkpoint-file", seconds=2.0, work=file.complete),
         Loop(name="audit-state", seconds=5.0, work=state.look),
-        Loop(
-            name="escrow-settlement",
-            seconds=0.5,
-            work=again_while(parts.escrows.settlement.settle),
-        ),
+    ]
+
+
+def _escrow_loops(parts: Parts, metrics: WorkerMetrics) -> list[Loop]:
+    settle = parts.escrows.settlement.settle
+    backlog = Backlog(database=parts.database, clock=parts.clock, metrics=metrics)
+    return [
+        Loop(name="escrow-settlement", seconds=0.5, work=again_while(settle)),
         Loop(name="escrow-state", seconds=5.0, work=backlog.look),
+    ]
+
+
+def _event_loops(
+    parts: Parts, settings: Settings, metrics: WorkerMetrics
+) -> list[Loop]:
+    """The loops of events, where there is a Redis to send them to."""
+    courier = parts.courier
+    if courier is None:
+        _log.warning("events are not relayed: no Redis is configured")
+        return []
+    from pourtier_grpc.events.relay import Relay  # noqa: PLC0415 - as in `wiring`
+
+    relay = Relay(
+        database=parts.database,
+        courier=courier,
+        clock=parts.clock,
+        tell=metrics.events_ended,
+    )
+    keep = timedelta(days=settings.event_stream_days)
+    return [
         Loop(
-            name="idempotency-sweep",
+            name="event-relay",
+            seconds=0.2,
+            work=again_while(relay.relay),
+            longest=RELAY_LONGEST_SECONDS,
+        ),
+        Loop(
+            name="event-stream-trimming",
             seconds=60.0,
-            work=again_while(
-                lambda: idempotency.sweep(parts.database, parts.clock.now())
-            ),
+            work=again_while(lambda: courier.trim(keep)),
         ),
     ]
 

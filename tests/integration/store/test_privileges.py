@@ -200,6 +200,21 @@ def test_serving_cannot_hold_sealing_up(connect: Connect, statement: str) -> Non
         connect(Duty.SERVING).execute(statement)
 
 
+def test_whoever_relays_events_marks_them_and_changes_nothing_that_they_say(
+    connect: Connect,
+) -> None:
+    marked = "publish_time = now(), attempts = 0, retry_time = NULL"
+    parked = "park_time = NULL, park_reason = NULL"
+    connect(Duty.WORKING).execute(f"UPDATE outbox SET {marked}, {parked}")  # noqa: S608 - as above
+    for duty, change in (
+        (Duty.SERVING, "publish_time = now()"),
+        (Duty.WORKING, "payload = '{}'"),
+        (Duty.WORKING, "sequence = 1"),
+    ):
+        with pytest.raises(errors.InsufficientPrivilege):
+            connect(duty).execute(f"UPDATE outbox SET {change}")  # noqa: S608 - as above
+
+
 def test_granting_takes_what_a_duty_does_not_need(
     connect: Connect, database: Database, database_url: str
 ) -> None:

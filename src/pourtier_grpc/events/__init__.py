@@ -1,0 +1,1 @@
+"""Events for other services: relayed, trimmed, and sent again."""
