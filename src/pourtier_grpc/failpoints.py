@@ -20,8 +20,12 @@ ARMED = re.compile(r"(?P<name>[a-z._]+)(?:@(?P<time>[1-9][0-9]{0,8}))?", re.ASCI
 class Failpoint(StrEnum):
     """The points, each named by its flow and by what has just been done there."""
 
+    REGISTRATION_WRITTEN = "registration.written"
+    REGISTRATION_COMMITTED = "registration.committed"
     ACCEPTANCE_WRITTEN = "acceptance.written"
     ACCEPTANCE_COMMITTED = "acceptance.committed"
+    # A call's: the transfer is written; that is kept; Passeur was asked; the outcome is
+    # kept. A worker's: transfers were claimed; Passeur was asked; the outcome is kept.
     TRANSFER_WRITTEN = "transfer.written"
     TRANSFER_RECORDED = "transfer.recorded"
     TRANSFER_ASKED = "transfer.asked"

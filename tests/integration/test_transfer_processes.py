@@ -21,6 +21,7 @@ from pourtier_grpc.devtools.process import ChildProcess
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.failpoints import Failpoint
 from support.api import Api, Refused, refused
+from support.crashes import killed_at, workers
 from support.passeur import PasseurSim, passeur_sim
 from support.processes import (
     ServeProcess,
@@ -219,16 +220,19 @@ def test_a_worker_killed_at_any_point_of_a_settlement_loses_nothing(
     total = rounds(1, 20)
     with house(databases) as made:
         bearer = made.somebody()
-        for number, point in itertools.product(range(total), points("settlement")):
-            doomed = made.worker(failpoints=point.value)
-            start_worker(doomed)
+        make = workers(made.folder, made.url, **made.settings)
+        numbers = itertools.count()
+
+        def work() -> None:
+            # Of one the answer is lost, so that the worker asks for it.
+            made.sim.fault(operation="deposit", drop=True, when="after", times=4)
             for kind in MOVES:
-                # Of one the answer is lost, so that the worker asks for it.
-                made.sim.fault(operation="deposit", drop=True, when="after", times=4)
-                made.repeated(kind, f"{point}-{kind}-{number}", bearer)
-            wait_until(lambda doomed=doomed: doomed.poll() is not None)  # type: ignore[misc] # bound
-            doomed.stop()
+                made.repeated(kind, f"{kind}-{next(numbers)}", bearer)
             made.leases_end()
+
+        for _ in range(total):
+            killed_at(points("settlement"), make, work)
+        made.leases_end()
         worker = made.worker()
         start_worker(worker)
         try:

@@ -37,6 +37,7 @@ from pourtier_grpc.clock import Clock
 from pourtier_grpc.compliance.consent import Consent
 from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.errors import ErrorReason, PourtierError
+from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.store import nonces, outbox, refused_proofs
 from pourtier_grpc.store import users as user_rows
 from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
@@ -198,7 +199,9 @@ class SignIn:
             self._consent.accept_all_required(
                 tx, user, session.session_id, profile.accepted_document_ids, client
             )
+            reach(Failpoint.REGISTRATION_WRITTEN)
             tx.commit()
+            reach(Failpoint.REGISTRATION_COMMITTED)
         return user, self._sessions.tokens(user, session)
 
     def login(self, proof: Proof, client: Client) -> tuple[User, Tokens]:
