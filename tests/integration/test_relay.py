@@ -29,6 +29,7 @@ from pourtier_grpc.telemetry.worker_metrics import WorkerMetrics
 from support.events import Outbox, outbox_on
 from support.servers import redis as redis_server
 from support.threads import tell
+from support.waiting import eventually
 
 # What commands answer has no types that could be used.
 Client = Any
@@ -172,6 +173,29 @@ class TestOrder:
             row = box.sql.one(f"{query} WHERE user_id = %s", person.user_id)
             assert row["found"] == partition(person)
         assert relaying.partition_of(None) == 0
+
+    def test_many_cost_no_more_each_where_the_planner_thinks_that_none_waits(
+        self, box: Outbox
+    ) -> None:
+        box.user(100)
+        box.drain()
+        box.sql.run("VACUUM ANALYZE outbox")
+        people = [box.user(0) for _ in range(60)]
+        for person in people:
+            box.add(person, 50)
+        read = (
+            "SELECT seq_tup_read + idx_tup_fetch AS rows FROM pg_stat_user_tables"
+            " WHERE relname = 'outbox'"
+        )
+        box.database.close()
+        before = box.sql.one(read)["rows"]
+        box.drain()
+        # What a connection has read is told when it ends.
+        box.database.close()
+        assert eventually(lambda: box.sql.one(read)["rows"] >= before + 6000)
+        rows = box.sql.one(read)["rows"] - before
+        assert rows < 30_000
+        tell(f"3,000 events: {rows} rows read")
 
     def test_idle_it_costs_one_short_statement(self, box: Outbox) -> None:
         box.user(50)

@@ -51,7 +51,7 @@ def take(database: Database, cutoffs: Cutoffs) -> Counts:
             events_parked=read.run(
                 # Of the few that have failed, by their index.
                 select(func.count()).where(
-                    waiting, outbox.c.attempts > 0, outbox.c.park_time.is_not(None)
+                    outbox.c.attempts > 0, outbox.c.park_time.is_not(None)
                 )
             ).scalar_one(),
         )

@@ -22,17 +22,19 @@ FIRST = f"""
     GROUP BY 1, 2 ORDER BY 1
 """  # noqa: S608 - constants
 AGAIN = """
-    UPDATE outbox SET publish_time = NULL, attempts = 0, retry_time = NULL
+    UPDATE outbox SET publish_time = NULL, attempts = 0, retry_time = NULL,
+        park_time = NULL, park_reason = NULL
     FROM unnest(CAST(:subjects AS uuid[]), CAST(:firsts AS bigint[]))
         AS again (subject, first)
-    WHERE {whose} AND sequence >= first AND publish_time IS NOT NULL
+    WHERE {whose} AND sequence >= first
+        AND (publish_time IS NOT NULL OR attempts > 0)
 """
 # By the index of a user's events, which the coalesced subject would not find.
 AGAIN_OF_USERS = AGAIN.format(whose="user_id = subject")
 AGAIN_OF_NOBODY = AGAIN.format(whose="user_id IS NULL AND subject = :platform")
 RELEASE = """
     UPDATE outbox SET attempts = 0, park_time = NULL, park_reason = NULL
-    WHERE publish_time IS NULL AND attempts > 0 AND park_time IS NOT NULL
+    WHERE attempts > 0 AND park_time IS NOT NULL
         AND (CAST(:event_id AS uuid) IS NULL OR event_id = :event_id)
 """
 
@@ -74,6 +76,7 @@ def first_published(
 def send_again(tx: Transaction, firsts: Sequence[First]) -> int:
     """Has each subject's events sent again from the first to the newest; how many.
 
+    What failed of them is tried again too, or what was before it would be held back.
     The transaction has locked their partition.
     """
     values = {
@@ -98,8 +101,10 @@ def waiting(reader: Reader, *, parked: bool, limit: int) -> list[Waiting]:
     columns: tuple[Any, ...] = tuple(
         outbox.c[name] for name in Waiting.__dataclass_fields__
     )
-    query = select(*columns).where(outbox.c.publish_time.is_(None))
+    query = select(*columns)
     if parked:
         query = query.where(outbox.c.attempts > 0, outbox.c.park_time.is_not(None))
+    else:
+        query = query.where(outbox.c.publish_time.is_(None))
     query = query.order_by(outbox.c.create_time, outbox.c.event_id).limit(limit)
     return [Waiting(**row._asdict()) for row in reader.run(query)]

@@ -180,7 +180,7 @@ outbox = Table(
     Column("payload", JSONB, nullable=False),
     _time("create_time"),
     _time("publish_time", nullable=True),
-    # How often the relay has failed by this event itself, and when it tries again.
+    # How often it has failed by itself, until it is sent, and when it is tried again.
     Column("attempts", SmallInteger, nullable=False, server_default=text("0")),
     _time("retry_time", nullable=True),
     # Parked: the relay tries no more, until somebody says so.
@@ -206,12 +206,11 @@ outbox = Table(
         "sequence",
         postgresql_where=text("publish_time IS NULL"),
     ),
-    # The few that hold back what follows them.
+    # The few that hold back their subjects.
     Index(
         "outbox_held_idx",
         text(EVENT_SUBJECT),
-        "sequence",
-        postgresql_where=text("publish_time IS NULL AND attempts > 0"),
+        postgresql_where=text("attempts > 0"),
     ),
 )
 

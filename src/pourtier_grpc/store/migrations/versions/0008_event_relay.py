@@ -21,10 +21,7 @@ STATEMENTS = (
         ((get_byte(uuid_send({SUBJECT}), 15) & 31), ({SUBJECT}), sequence)
         WHERE publish_time IS NULL
     """,
-    f"""
-    CREATE INDEX outbox_held_idx ON outbox (({SUBJECT}), sequence)
-        WHERE publish_time IS NULL AND attempts > 0
-    """,
+    f"CREATE INDEX outbox_held_idx ON outbox (({SUBJECT})) WHERE attempts > 0",
 )
 
 
