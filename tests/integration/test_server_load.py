@@ -135,7 +135,7 @@ class TestHeadersAlone:
             start = time.monotonic()
             with refusal("OVERLOADED", grpc.StatusCode.RESOURCE_EXHAUSTED) as caught:
                 api.call(api.status.GetStatus, GetStatusRequest())
-            assert time.monotonic() - start < 1
+            assert time.monotonic() - start < 5
             with headers_alone(api, self.STATUS, 20) as beyond:
                 codes = {call.code() for call in beyond}
             assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
@@ -236,7 +236,8 @@ class TestDeadlines:
             start = time.monotonic()
             with refusal("DATABASE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE) as caught:
                 update(own, token, None)
-            assert time.monotonic() - start < 1
+            # Long before the five seconds that a statement has otherwise.
+            assert time.monotonic() - start < 4
             assert own.sql.run(RUNNING) == []
         assert caught[0].retry is not None
         assert update(own, token, None).display_name == "New"
@@ -281,7 +282,8 @@ class TestConnections:
             start = time.monotonic()
             with refusal("DATABASE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE) as caught:
                 own.api.call(own.api.users.GetMe, GetMeRequest(), bearer=token)
-            assert time.monotonic() - start < 1
+            # Long before the five seconds that a call waits otherwise.
+            assert time.monotonic() - start < 4
             assert caught[0].retry is not None
             # Whoever has less patience than the pool hears of their own deadline.
             with refusal("DEADLINE_EXCEEDED", grpc.StatusCode.DEADLINE_EXCEEDED):

@@ -258,7 +258,7 @@ class TestWaits:
             start = time.monotonic()
             with refused("DATABASE_UNAVAILABLE"), database.transaction() as tx:
                 tx.run(text("SELECT pg_sleep(5)"))
-            assert time.monotonic() - start < 1
+            assert time.monotonic() - start < 4
 
     @pytest.mark.parametrize("kind", ["transaction", "read"])
     def test_a_statement_ends_with_the_calls_deadline(
@@ -271,7 +271,7 @@ class TestWaits:
             getattr(database, kind)() as tx,
         ):
             tx.run(text("SELECT pg_sleep(5)"))
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 4
         assert works(database)
 
     @pytest.mark.parametrize("kind", ["transaction", "read"])
@@ -329,7 +329,7 @@ class TestWaits:
                 start = time.monotonic()
                 with refused("DEADLINE_EXCEEDED", retry=False), deadline.within(0.2):
                     works(database)
-                assert 0.15 < time.monotonic() - start < 1
+                assert 0.15 < time.monotonic() - start < 4
             assert works(database)
 
     def test_an_exhausted_pool_is_unavailable_without_a_deadline(

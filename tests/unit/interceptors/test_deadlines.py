@@ -34,7 +34,7 @@ class TestInterceptor:
             rig.call("Public", timeout=callers)
         (seen,) = left
         assert seen is not None
-        assert expected * 0.7 < seen < expected
+        assert expected * 0.5 < seen < expected
 
     def test_a_call_that_finds_no_time_left_is_told_so(self) -> None:
         def dawdle(request: object, call: object) -> object:
@@ -55,7 +55,7 @@ class TestInterceptor:
 
         rig.servicer.behaviour = dawdle
         with refusal("DEADLINE_EXCEEDED", StatusCode.DEADLINE_EXCEEDED):
-            rig.call("Public", timeout=0.5)
+            rig.call("Public", timeout=1.0)
 
     def test_a_deadline_ends_with_its_call(self, rig: Rig) -> None:
         seen = []
