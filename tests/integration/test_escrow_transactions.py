@@ -44,7 +44,6 @@ def test_a_pending_one_has_what_is_known_of_it_and_no_more(
     lease: dict[str, Any] = {
         "passeur_transaction_id": f"tx-{uuid4()}",
         "lease_id": uuid4(),
-        "lease_expire_time": shared.clock.now(),
         "next_attempt_time": shared.clock.now(),
         "attempts": 3,
     }

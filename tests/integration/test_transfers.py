@@ -17,7 +17,7 @@ from pourtier_grpc.passeur import patience
 from pourtier_grpc.passeur.breaker import BreakerState
 from support.api import refusal
 from support.callers import audited, person
-from support.escrows import (
+from support.escrow import (
     CONFIRMED,
     DEPOSIT,
     FAILED,
@@ -26,9 +26,9 @@ from support.escrows import (
     balance,
     deposit,
     escrowed,
+    found,
     keys,
-    transaction,
-    transfer_rows,
+    rows,
     withdraw,
 )
 from support.passeur import PasseurSim, passeur_sim
@@ -77,7 +77,7 @@ def settle(service: Service, within: float = 10) -> None:
         service.clock.move(seconds=5)
         time.sleep(0.05)
         settlement.settle()
-        return all(row["status"] != PENDING for row in transfer_rows(service))
+        return all(row["status"] != PENDING for row in rows(service))
 
     wait_until(settled, within)
 
@@ -100,9 +100,9 @@ class TestMoving:
         assert (made.amount.amount, made.amount.currency) == ("12.5", "USDC")
         assert made.failure_reason == made.signature == ""
         assert not made.HasField("settle_time")
-        assert transaction(own, ann, made.transaction_id) == made
+        assert found(own, ann, made.transaction_id) == made
         settle(own)
-        now = transaction(own, ann, made.transaction_id)
+        now = found(own, ann, made.transaction_id)
         assert now.status == CONFIRMED
         assert now.signature
         assert now.HasField("settle_time")
@@ -153,7 +153,7 @@ class TestMoving:
             with refusal("INVALID_AMOUNT", StatusCode.INVALID_ARGUMENT) as caught:
                 move(own, ann, amount, key="k")
             assert caught[0].metadata == {"amount": amount}
-        assert transfer_rows(own) == keys(own) == []
+        assert rows(own) == keys(own) == []
 
     @pytest.mark.parametrize(
         ("amount", "text"),
@@ -176,7 +176,7 @@ class TestMoving:
         bob = person(own)
         for missing in (made.transaction_id, UNKNOWN):
             with refusal("TRANSACTION_NOT_FOUND", StatusCode.NOT_FOUND):
-                transaction(own, bob, missing)
+                found(own, bob, missing)
 
 
 class TestRefusals:
@@ -187,7 +187,7 @@ class TestRefusals:
         with refusal("INSUFFICIENT_BALANCE", StatusCode.FAILED_PRECONDITION) as caught:
             withdraw(own, ann, "2", key="k")
         assert caught[0].metadata == {"balance": "1.5"}
-        assert transfer_rows(own) == keys(own) == []
+        assert rows(own) == keys(own) == []
         (refused,) = audited(own, ann.user_id, "escrow.transaction_refused")
         assert refused["details"]["reason"] == "INSUFFICIENT_BALANCE"
         # The key is free again, and at Passeur it is another one.
@@ -201,7 +201,7 @@ class TestRefusals:
         for move in (deposit, withdraw):
             with refusal("ESCROW_NOT_INITIALIZED", StatusCode.FAILED_PRECONDITION):
                 move(own, ann, key="k")
-        assert transfer_rows(own) == keys(own) == []
+        assert rows(own) == keys(own) == []
 
     def test_what_the_chain_refuses_has_failed_and_says_why(
         self, own: Service, sim: PasseurSim
@@ -210,7 +210,7 @@ class TestRefusals:
         sim.fault(operation="withdraw", settle_failed="slippage")
         made = withdraw(own, ann, "40")
         settle(own)
-        now = transaction(own, ann, made.transaction_id)
+        now = found(own, ann, made.transaction_id)
         assert (now.status, now.failure_reason) == (FAILED, "SETTLEMENT_FAILED")
         assert balance(own, ann).balance.amount == "100"
         (settled,) = audited(own, ann.user_id, "escrow.transaction_settled")
@@ -223,7 +223,7 @@ class TestRefusals:
         sim.fault(operation="withdraw", drop=True)
         made = withdraw(own, ann, "5")
         settle(own)
-        now = transaction(own, ann, made.transaction_id)
+        now = found(own, ann, made.transaction_id)
         assert (now.status, now.failure_reason) == (FAILED, "INSUFFICIENT_BALANCE")
         assert effects(sim, made) == []
 
@@ -250,7 +250,7 @@ class TestSilence:
         assert made.status == PENDING
         assert move(own, ann, "5", key="k") == made
         settle(own)
-        assert transaction(own, ann, made.transaction_id).status == CONFIRMED
+        assert found(own, ann, made.transaction_id).status == CONFIRMED
         assert len(effects(sim, made)) == 1
 
     def test_where_nothing_was_sent_nothing_is_left_behind(
@@ -263,7 +263,7 @@ class TestSilence:
                 with refusal("PASSEUR_UNAVAILABLE", StatusCode.UNAVAILABLE) as caught:
                     move(own, ann, key="k")
                 assert caught[0].retry is not None
-            assert transfer_rows(own) == keys(own) == []
+            assert rows(own) == keys(own) == []
         finally:
             sim.start()
         assert withdraw(own, ann, key="k").status == PENDING
@@ -334,7 +334,7 @@ class TestBreaker:
         assert _state(own) is BreakerState.CLOSED
         settle(own)
         for each in open_ones:
-            assert transaction(own, ann, each.transaction_id).status == CONFIRMED
+            assert found(own, ann, each.transaction_id).status == CONFIRMED
         assert balance(own, ann).balance.amount == "2"
 
     def test_where_nothing_is_known_a_balance_is_refused(
@@ -363,7 +363,7 @@ class TestLeases:
         sim.fault(operation="transaction", times=1, status=500)
         own.clock.move(seconds=2)
         settlement.settle()
-        (row,) = transfer_rows(own)
+        (row,) = rows(own)
         assert row["lease_id"] is None
         assert row["attempts"] == 1
         # Another is asking: it holds a lease.
@@ -377,7 +377,7 @@ class TestLeases:
         assert len(sim.requests()) == seen
         own.clock.move(seconds=LEASE.total_seconds() + 1)
         settlement.settle()
-        assert transaction(own, ann, made.transaction_id).status == CONFIRMED
+        assert found(own, ann, made.transaction_id).status == CONFIRMED
 
     def test_a_call_that_lost_its_lease_writes_nothing_and_tells_what_is(
         self, own: Service, sim: PasseurSim, monkeypatch: pytest.MonkeyPatch
@@ -408,7 +408,7 @@ class TestLeases:
         assert len(sim.requests(operation="transaction")) - before <= len(made)
         settle(own)
         for each in made:
-            assert transaction(own, ann, each.transaction_id).status == CONFIRMED
+            assert found(own, ann, each.transaction_id).status == CONFIRMED
 
 
 class TestKeys:
@@ -446,7 +446,7 @@ class TestKeys:
         joined = withdraw(own, ann, "3", key="k")
         assert joined.status == PENDING
         settle(own)
-        assert transaction(own, ann, joined.transaction_id).status == CONFIRMED
+        assert found(own, ann, joined.transaction_id).status == CONFIRMED
         assert len(sim.effects(wallet=ann.wallet.address, kind="withdrawal")) == 1
 
     def test_another_amount_under_a_key_is_refused(
@@ -458,7 +458,7 @@ class TestKeys:
             withdraw(own, ann, "4", key="k")
         with refusal("IDEMPOTENCY_KEY_REUSED"):
             deposit(own, ann, "3", key="k")
-        assert len(transfer_rows(own)) == 1
+        assert len(rows(own)) == 1
 
     def test_without_a_key_each_call_is_its_own(
         self, own: Service, sim: PasseurSim
@@ -474,7 +474,7 @@ def test_a_call_that_ends_lets_go_of_what_it_asked_for(
     ann = escrowed(own, sim)
     sim.fault(operation="withdraw", delay_seconds=3)
     withdraw(own, ann)
-    (row,) = transfer_rows(own)
+    (row,) = rows(own)
     # Nobody has it any more: the call ended in time, and let it go.
     assert row["lease_id"] is None
     assert row["next_attempt_time"] <= own.clock.now()

@@ -1,4 +1,4 @@
-"""Escrows of people, and what they have moved, for tests of what is shown of it."""
+"""People with escrows, and what they move in and out of them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,78 @@ from uuid import UUID
 
 from pourtier.v1 import escrow_service_pb2 as pb
 from pourtier_grpc.store.ids import new_id
-from support.callers import Person
+from support.callers import Person, person
 from support.passeur import PasseurSim
 from support.service import Service
 
+DEPOSIT = pb.TransactionType.TRANSACTION_TYPE_DEPOSIT
+WITHDRAWAL = pb.TransactionType.TRANSACTION_TYPE_WITHDRAWAL
+PENDING = pb.TransactionStatus.TRANSACTION_STATUS_PENDING
+CONFIRMED = pb.TransactionStatus.TRANSACTION_STATUS_CONFIRMED
+FAILED = pb.TransactionStatus.TRANSACTION_STATUS_FAILED
 
-def initialize(service: Service, person: Person) -> pb.EscrowAccount:
+
+def initialize(service: Service, whose: Person) -> pb.EscrowAccount:
     """Somebody's escrow, made or found."""
     request = pb.InitializeEscrowRequest()
     method = service.api.escrow.InitializeEscrow
-    return service.api.call(method, request, bearer=person.bearer).escrow_account
+    return service.api.call(method, request, bearer=whose.bearer).escrow_account
 
 
-def funded(service: Service, sim: PasseurSim, person: Person, amount: str) -> None:
+def funded(service: Service, sim: PasseurSim, whose: Person, amount: str) -> None:
     """Gives somebody an escrow that holds so much."""
-    initialize(service, person)
+    initialize(service, whose)
     if Decimal(amount):
-        sim.top_up(person.wallet.address, amount)
+        sim.top_up(whose.wallet.address, amount)
+
+
+def escrowed(service: Service, sim: PasseurSim, amount: str = "100") -> Person:
+    """Somebody new whose escrow holds so much."""
+    made = person(service)
+    funded(service, sim, made, amount)
+    return made
+
+
+def deposit(
+    service: Service, whose: Person, amount: str = "1", key: str | None = None
+) -> pb.Transaction:
+    request = pb.DepositRequest(amount=amount)
+    method = service.api.escrow.Deposit
+    return service.api.call(method, request, *_headers(key), bearer=whose.bearer)
+
+
+def withdraw(
+    service: Service, whose: Person, amount: str = "1", key: str | None = None
+) -> pb.Transaction:
+    request = pb.WithdrawRequest(amount=amount)
+    method = service.api.escrow.Withdraw
+    return service.api.call(method, request, *_headers(key), bearer=whose.bearer)
+
+
+def found(service: Service, whose: Person, transaction_id: str) -> pb.Transaction:
+    """A transaction, as GetTransaction shows it."""
+    request = pb.GetTransactionRequest(transaction_id=transaction_id)
+    method = service.api.escrow.GetTransaction
+    return service.api.call(method, request, bearer=whose.bearer)
+
+
+def balance(service: Service, whose: Person) -> pb.Balance:
+    method = service.api.escrow.GetBalance
+    return service.api.call(method, pb.GetBalanceRequest(), bearer=whose.bearer)
+
+
+def rows(service: Service) -> list[dict[str, Any]]:
+    """Every deposit and withdrawal, the oldest first."""
+    return service.sql.run("SELECT * FROM escrow_transactions ORDER BY transaction_id")
+
+
+def keys(service: Service) -> list[dict[str, Any]]:
+    """Every idempotency key."""
+    return service.sql.run("SELECT * FROM idempotency_keys ORDER BY create_time")
+
+
+def _headers(key: str | None) -> tuple[tuple[str, str], ...]:
+    return () if key is None else (("idempotency-key", key),)
 
 
 def give(service: Service, sim: PasseurSim, user_id: UUID, wallet_address: str) -> None:

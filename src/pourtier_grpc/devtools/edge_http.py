@@ -45,6 +45,7 @@ EXPOSED_HEADERS = (
     "x-ratelimit-remaining",
     "x-ratelimit-reset",
     "x-consistency-token",
+    "idempotency-replayed",
     "grpc-status",
     "grpc-message",
     "grpc-status-details-bin",
