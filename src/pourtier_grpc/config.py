@@ -322,6 +322,8 @@ class Settings(BaseSettings):
             )
         if self.jwt_algorithm == "HS256" and self.jwt_secret_key is None:
             sentences.append("JWT_ALGORITHM=HS256 needs JWT_SECRET_KEY")
+        if self.failpoints and self.env not in {"development", "test"}:
+            sentences.append(f"FAILPOINTS in {self.env} would have the process killed")
         return sentences
 
     def _unsafe_in_production(self) -> list[str]:
@@ -342,8 +344,6 @@ class Settings(BaseSettings):
         ]
         if self.database_url is None:
             sentences.append("DATABASE_URL is not set")
-        if self.failpoints:
-            sentences.append("FAILPOINTS would have the process killed")
         return sentences
 
 

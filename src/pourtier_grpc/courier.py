@@ -1,9 +1,10 @@
 """Courier: events on their way to other services, by Redis.
 
-Each is appended to a stream, for consumers that are away at times, and then published
-on its channel. A batch is one script, which Redis runs as a whole: whoever's event
-fails has no later one sent, and a batch whose answer was lost, and which Redis still
-runs long after, cannot mix with the one that is sent in its place.
+Each is published on its channel, and then appended to a stream, for consumers that are
+away at times: what cannot be published is tried again and again, and must not pile up
+in the stream. A batch is one script, which Redis runs as a whole: whoever's event fails
+has no later one sent, and a batch whose answer was lost, and which Redis still runs
+long after, cannot mix with the one that is sent in its place.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ local began = 1 - redis.call('EXISTS', KEYS[1])
 for i = 1, #ARGV, 3 do
     local subject, channel, event, answer = ARGV[i], ARGV[i + 1], ARGV[i + 2], 'held'
     if not stopped[subject] then
-        local done = redis.pcall('XADD', KEYS[1], '*', 'event', event)
+        local done = redis.pcall('PUBLISH', channel, event)
         if type(done) ~= 'table' then
-            done = redis.pcall('PUBLISH', channel, event)
+            done = redis.pcall('XADD', KEYS[1], '*', 'event', event)
         end
         answer = 'sent'
         if type(done) == 'table' then

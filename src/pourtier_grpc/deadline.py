@@ -26,6 +26,17 @@ def within(seconds: float) -> Iterator[None]:
         _deadline.reset(token)
 
 
+@contextmanager
+def within_at_most(seconds: float | None) -> Iterator[None]:
+    """Brings the deadline forward to that many seconds from now; None leaves it."""
+    left = remaining()
+    if seconds is None or (left is not None and left <= seconds):
+        yield
+        return
+    with within(seconds):
+        yield
+
+
 def remaining() -> float | None:
     """Seconds left, or None outside a call. Raises DEADLINE_EXCEEDED where none is."""
     deadline = _deadline.get()

@@ -60,7 +60,7 @@ class Measuring:
         now = self._clock.now()
         try:
             with deadline.within(PATIENCE_SECONDS):
-                counts = census.take(self._database, self._cutoffs(now))
+                counts = census.take(self._database, now, self._cutoffs(now))
         except PourtierError:
             return
         self._metrics.users_active.set(counts.users_active)

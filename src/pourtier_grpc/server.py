@@ -190,7 +190,7 @@ class Front:
         self._drain_seconds = settings.drain_seconds
         self._pools: list[BoundedPool] = []
         self._calls = self._pool("calls", settings.threads, settings.queue_limit)
-        self._escrow_calls = self._pool(
+        self._passeur_calls = self._pool(
             "escrow", settings.passeur_threads, settings.passeur_queue_limit
         )
         methods = [method for service in servicers for method in methods_of(service)]
@@ -241,7 +241,7 @@ class Front:
 
     def _pool_of(self, method: Method) -> BoundedPool:
         """Where a method's calls run: a Passeur that is slow must hold up no others."""
-        return self._escrow_calls if method.policy.calls_escrow else self._calls
+        return self._passeur_calls if method.policy.calls_passeur else self._calls
 
     def _reflection(self, services: Iterable[str]) -> ReflectionServicer:
         return ReflectionServicer(

@@ -257,6 +257,7 @@ def _build(
             passeur=passeur,
             audit_log=audit_log,
             clock=clock,
+            answer_seconds=settings.passeur_timeout_seconds,
         ),
     )
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from pourtier_grpc.devtools.wallet import DevWallet
-from pourtier_grpc.escrow import transfers
+from pourtier_grpc.escrow import twins
 from pourtier_grpc.passeur import patience
 from support.json_api import answered, refused
 from support.passeur import PasseurSim, passeur_sim
@@ -169,7 +169,7 @@ def test_a_key_that_is_none(ann: Ann, path: str, key: str) -> None:
 def test_a_twin_of_a_call_under_way_is_told_to_come_again(
     running: Stack, ann: Ann, sim: PasseurSim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfers, "JOIN_SECONDS", 0.1)
+    monkeypatch.setattr(twins, "JOIN_SECONDS", 0.1)
     before = running.sql.counts()["escrow_transactions"]
     sim.fault(operation="withdraw", delay_seconds=3)
     with ThreadPoolExecutor(1) as pool:

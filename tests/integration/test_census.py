@@ -15,7 +15,7 @@ IDLE, ADMIN = timedelta(days=30), timedelta(hours=1)
 
 def take(service: Service, now: datetime) -> census.Counts:
     parts = service.server._parts
-    return census.take(parts.database, parts.lifetimes.cutoffs(now))
+    return census.take(parts.database, now, parts.lifetimes.cutoffs(now))
 
 
 def test_everything_is_counted_where_that_is_cheap(own: Service) -> None:
@@ -45,6 +45,11 @@ def test_everything_is_counted_where_that_is_cheap(own: Service) -> None:
         " WHERE event_id = (SELECT min(event_id::text)::uuid FROM outbox)"
     )
     assert take(own, later).events_parked == 1
+    # The other's can still be sent.
+    assert take(own, later).oldest_waiting == now
+    own.sql.run("UPDATE outbox SET attempts = 5, park_time = now(), park_reason = 'x'")
+    assert take(own, later).events_waiting == 2
+    assert take(own, later).oldest_waiting is None
     assert take(own, now + IDLE).sessions_live == 1
     assert take(own, later + timedelta(days=90)).sessions_live == 0
 

@@ -302,7 +302,7 @@ def test_who_waits_for_passeur_holds_up_nobody_else_and_only_so_many_wait(
             lambda: len(sim.requests(operation="balance")) == before + threads
         )
         waiting = [callers.submit(balance, made, ann) for _ in range(queue)]
-        pool = made.server._native._escrow_calls
+        pool = made.server._native._passeur_calls
         assert eventually(lambda: pool.full)
         for _ in range(10):
             exhausted = grpc.StatusCode.RESOURCE_EXHAUSTED

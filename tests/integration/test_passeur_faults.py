@@ -101,7 +101,7 @@ class TestRetries:
         assert error.retry_after.total_seconds() == 7
         assert len(client.waits) == 3
         assert all(7 <= wait <= 8.75 for wait in client.waits)
-        assert client.scrape().values(CALLS, outcome="unavailable") == [1]
+        assert client.scrape().values(CALLS, outcome="status") == [1]
         lines = [line["event"] for line in logged]
         assert lines == ["passeur is asked again"] * 3 + ["passeur is unavailable"]
         assert wallet not in str(logged)

@@ -12,7 +12,8 @@ from grpc import StatusCode
 from pourtier.v1 import escrow_service_pb2 as pb
 from pourtier_grpc.config import Settings
 from pourtier_grpc.escrow import transfers as rules
-from pourtier_grpc.escrow.settlement import BATCH, LEASE
+from pourtier_grpc.escrow import twins
+from pourtier_grpc.escrow.settlement import BATCH
 from pourtier_grpc.passeur import patience
 from pourtier_grpc.passeur.breaker import BreakerState
 from support.api import refusal
@@ -370,12 +371,12 @@ class TestLeases:
         own.sql.run(
             "UPDATE escrow_transactions SET lease_id = gen_random_uuid(),"
             " next_attempt_time = %s",
-            own.clock.now() + LEASE,
+            own.clock.now() + settlement.lease,
         )
         seen = len(sim.requests())
         settlement.settle()
         assert len(sim.requests()) == seen
-        own.clock.move(seconds=LEASE.total_seconds() + 1)
+        own.clock.move(seconds=settlement.lease.total_seconds() + 1)
         settlement.settle()
         assert found(own, ann, made.transaction_id).status == CONFIRMED
 
@@ -438,7 +439,7 @@ class TestKeys:
             patched.setattr(rules, "reach", die)
             with refusal("INTERNAL"):
                 withdraw(own, ann, "3", key="k")
-        monkeypatch.setattr(rules, "JOIN_SECONDS", 0.2)
+        monkeypatch.setattr(twins, "JOIN_SECONDS", 0.2)
         with refusal("IDEMPOTENCY_IN_PROGRESS", StatusCode.ABORTED) as caught:
             withdraw(own, ann, "3", key="k")
         assert caught[0].retry is not None

@@ -178,7 +178,7 @@ def test_a_run_under_way_ends_before_the_worker_does(make: Make) -> None:
 
 
 def test_it_shows_its_loops_and_the_state_of_the_log(log: Log, make: Make) -> None:
-    worker = make()
+    worker = make(passeur_url="http://127.0.0.1:9")
     log.add(4)
     loops = {
         "audit-sealing",

@@ -325,7 +325,7 @@ class TestUnsafe:
             ),
             ({"database_url": None}, "DATABASE_URL is not set"),
             ({"metrics_host": "10.0.0.1"}, "METRICS_HOST=10.0.0.1 is plaintext off"),
-            ({"failpoints": "sealing.locked"}, "FAILPOINTS would have the process"),
+            ({"failpoints": "sealing.locked"}, "FAILPOINTS in production would have"),
         ],
     )
     def test_an_unsafe_setting_is_named_and_is_the_only_one_named(

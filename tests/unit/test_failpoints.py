@@ -47,7 +47,7 @@ def test_points_are_read_with_the_passing_that_kills() -> None:
     "text", ["", "sealing", "sealing.locked@", "sealing.locked@0", "Sealing.locked"]
 )
 def test_another_text_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is none of the points acceptance\.written"):
+    with pytest.raises(ValueError, match="is none of the points"):
         read([text])
     with pytest.raises(ConfigError, match=r"FAILPOINTS: .* is none of the points"):
         load(failpoints=(text,))

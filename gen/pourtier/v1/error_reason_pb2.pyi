@@ -295,6 +295,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Sent in transactions.
     Metadata: `{}`.
     """
+    ERROR_REASON_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 117
+    """(UNAVAILABLE) The database was lost before it said whether the transfer is kept: it
+    may be under way. Repeat the call under the same `idempotency-key`, or look for the
+    transaction a minute later.
+    Metadata: `{"transaction_id": "019…"}`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused.
@@ -582,5 +588,11 @@ ERROR_REASON_SETTLEMENT_FAILED: ErrorReason.ValueType  # 116
 """(FAILED_PRECONDITION) The chain did not settle the transfer, and no money was moved.
 Sent in transactions.
 Metadata: `{}`.
+"""
+ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 117
+"""(UNAVAILABLE) The database was lost before it said whether the transfer is kept: it
+may be under way. Repeat the call under the same `idempotency-key`, or look for the
+transaction a minute later.
+Metadata: `{"transaction_id": "019…"}`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18pourtier/v1/policy.proto\x12\x0bpourtier.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/descriptor.proto\"\xc0\x01\n\x0cMethodPolicy\x12.\n\x05\x61llow\x18\x01 \x03(\x0b\x32\x13.pourtier.v1.AccessB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x08\x12;\n\nrate_limit\x18\x02 \x01(\x0e\x32\x1b.pourtier.v1.RateLimitClassB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\x08\x12\x14\n\x0creads_bearer\x18\x04 \x01(\x08\x12\x14\n\x0c\x63\x61lls_escrow\x18\x05 \x01(\x08\"\xef\x01\n\x06\x41\x63\x63\x65ss\x12+\n\x06public\x18\x01 \x01(\x0b\x32\x19.pourtier.v1.PublicAccessH\x00\x12\'\n\x04user\x18\x02 \x01(\x0b\x32\x17.pourtier.v1.UserAccessH\x00\x12\'\n\x04self\x18\x03 \x01(\x0b\x32\x17.pourtier.v1.SelfAccessH\x00\x12-\n\x07service\x18\x04 \x01(\x0b\x32\x1a.pourtier.v1.ServiceAccessH\x00\x12)\n\x05\x61\x64min\x18\x05 \x01(\x0b\x32\x18.pourtier.v1.AdminAccessH\x00\x42\x0c\n\x03who\x12\x05\xbaH\x02\x08\x01\"\x0e\n\x0cPublicAccess\"\x0c\n\nUserAccess\"7\n\nSelfAccess\x12)\n\x05\x66ield\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[a-z][a-z0-9_]*$\"9\n\rServiceAccess\x12(\n\x05scope\x18\x01 \x01(\tB\x19\xbaH\x16r\x14\x18@2\x10^[a-z]+\\.[a-z]+$\"\r\n\x0b\x41\x64minAccess*\xe7\x01\n\x0eRateLimitClass\x12 \n\x1cRATE_LIMIT_CLASS_UNSPECIFIED\x10\x00\x12\x1c\n\x18RATE_LIMIT_CLASS_SIGN_IN\x10\x01\x12\x1e\n\x1aRATE_LIMIT_CLASS_ANONYMOUS\x10\x02\x12\x1c\n\x18RATE_LIMIT_CLASS_REFRESH\x10\x03\x12\x19\n\x15RATE_LIMIT_CLASS_USER\x10\x04\x12\x1c\n\x18RATE_LIMIT_CLASS_SERVICE\x10\x05\x12\x1e\n\x1aRATE_LIMIT_CLASS_UNLIMITED\x10\x06:K\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xa9\x8b\x03 \x01(\x0b\x32\x19.pourtier.v1.MethodPolicyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18pourtier/v1/policy.proto\x12\x0bpourtier.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/descriptor.proto\"\xc1\x01\n\x0cMethodPolicy\x12.\n\x05\x61llow\x18\x01 \x03(\x0b\x32\x13.pourtier.v1.AccessB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x08\x12;\n\nrate_limit\x18\x02 \x01(\x0e\x32\x1b.pourtier.v1.RateLimitClassB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\x08\x12\x14\n\x0creads_bearer\x18\x04 \x01(\x08\x12\x15\n\rcalls_passeur\x18\x05 \x01(\x08\"\xef\x01\n\x06\x41\x63\x63\x65ss\x12+\n\x06public\x18\x01 \x01(\x0b\x32\x19.pourtier.v1.PublicAccessH\x00\x12\'\n\x04user\x18\x02 \x01(\x0b\x32\x17.pourtier.v1.UserAccessH\x00\x12\'\n\x04self\x18\x03 \x01(\x0b\x32\x17.pourtier.v1.SelfAccessH\x00\x12-\n\x07service\x18\x04 \x01(\x0b\x32\x1a.pourtier.v1.ServiceAccessH\x00\x12)\n\x05\x61\x64min\x18\x05 \x01(\x0b\x32\x18.pourtier.v1.AdminAccessH\x00\x42\x0c\n\x03who\x12\x05\xbaH\x02\x08\x01\"\x0e\n\x0cPublicAccess\"\x0c\n\nUserAccess\"7\n\nSelfAccess\x12)\n\x05\x66ield\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[a-z][a-z0-9_]*$\"9\n\rServiceAccess\x12(\n\x05scope\x18\x01 \x01(\tB\x19\xbaH\x16r\x14\x18@2\x10^[a-z]+\\.[a-z]+$\"\r\n\x0b\x41\x64minAccess*\xe7\x01\n\x0eRateLimitClass\x12 \n\x1cRATE_LIMIT_CLASS_UNSPECIFIED\x10\x00\x12\x1c\n\x18RATE_LIMIT_CLASS_SIGN_IN\x10\x01\x12\x1e\n\x1aRATE_LIMIT_CLASS_ANONYMOUS\x10\x02\x12\x1c\n\x18RATE_LIMIT_CLASS_REFRESH\x10\x03\x12\x19\n\x15RATE_LIMIT_CLASS_USER\x10\x04\x12\x1c\n\x18RATE_LIMIT_CLASS_SERVICE\x10\x05\x12\x1e\n\x1aRATE_LIMIT_CLASS_UNLIMITED\x10\x06:K\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xa9\x8b\x03 \x01(\x0b\x32\x19.pourtier.v1.MethodPolicyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,20 +43,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SELFACCESS'].fields_by_name['field']._serialized_options = b'\272H\027r\025\030@2\021^[a-z][a-z0-9_]*$'
   _globals['_SERVICEACCESS'].fields_by_name['scope']._loaded_options = None
   _globals['_SERVICEACCESS'].fields_by_name['scope']._serialized_options = b'\272H\026r\024\030@2\020^[a-z]+\\.[a-z]+$'
-  _globals['_RATELIMITCLASS']._serialized_start=703
-  _globals['_RATELIMITCLASS']._serialized_end=934
+  _globals['_RATELIMITCLASS']._serialized_start=704
+  _globals['_RATELIMITCLASS']._serialized_end=935
   _globals['_METHODPOLICY']._serialized_start=105
-  _globals['_METHODPOLICY']._serialized_end=297
-  _globals['_ACCESS']._serialized_start=300
-  _globals['_ACCESS']._serialized_end=539
-  _globals['_PUBLICACCESS']._serialized_start=541
-  _globals['_PUBLICACCESS']._serialized_end=555
-  _globals['_USERACCESS']._serialized_start=557
-  _globals['_USERACCESS']._serialized_end=569
-  _globals['_SELFACCESS']._serialized_start=571
-  _globals['_SELFACCESS']._serialized_end=626
-  _globals['_SERVICEACCESS']._serialized_start=628
-  _globals['_SERVICEACCESS']._serialized_end=685
-  _globals['_ADMINACCESS']._serialized_start=687
-  _globals['_ADMINACCESS']._serialized_end=700
+  _globals['_METHODPOLICY']._serialized_end=298
+  _globals['_ACCESS']._serialized_start=301
+  _globals['_ACCESS']._serialized_end=540
+  _globals['_PUBLICACCESS']._serialized_start=542
+  _globals['_PUBLICACCESS']._serialized_end=556
+  _globals['_USERACCESS']._serialized_start=558
+  _globals['_USERACCESS']._serialized_end=570
+  _globals['_SELFACCESS']._serialized_start=572
+  _globals['_SELFACCESS']._serialized_end=627
+  _globals['_SERVICEACCESS']._serialized_start=629
+  _globals['_SERVICEACCESS']._serialized_end=686
+  _globals['_ADMINACCESS']._serialized_start=688
+  _globals['_ADMINACCESS']._serialized_end=701
 # @@protoc_insertion_point(module_scope)

@@ -75,7 +75,7 @@ class MethodPolicy(_message.Message):
     RATE_LIMIT_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     READS_BEARER_FIELD_NUMBER: _builtins.int
-    CALLS_ESCROW_FIELD_NUMBER: _builtins.int
+    CALLS_PASSEUR_FIELD_NUMBER: _builtins.int
     rate_limit: Global___RateLimitClass.ValueType
     """The class of rate limit that the method's calls are counted in."""
     idempotency_key: _builtins.bool
@@ -90,7 +90,7 @@ class MethodPolicy(_message.Message):
     """True where a PUBLIC method still reads the caller's bearer token, if there is
     one. Every other PUBLIC method ignores credentials.
     """
-    calls_escrow: _builtins.bool
+    calls_passeur: _builtins.bool
     """True where a call of the method waits for Passeur; such calls have threads of their
     own.
     """
@@ -105,11 +105,11 @@ class MethodPolicy(_message.Message):
         rate_limit: Global___RateLimitClass.ValueType = ...,
         idempotency_key: _builtins.bool = ...,
         reads_bearer: _builtins.bool = ...,
-        calls_escrow: _builtins.bool = ...,
+        calls_passeur: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "calls_escrow", b"calls_escrow", "idempotency_key", b"idempotency_key", "rate_limit", b"rate_limit", "reads_bearer", b"reads_bearer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "calls_passeur", b"calls_passeur", "idempotency_key", b"idempotency_key", "rate_limit", b"rate_limit", "reads_bearer", b"reads_bearer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import structlog
+
 from pourtier.v1 import escrow_service_pb2 as pb
 from pourtier_grpc.caller import Client, SignedInUser
 from pourtier_grpc.clock import Clock
+from pourtier_grpc.deadline import within_at_most
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.escrow import refusals
 from pourtier_grpc.escrow.money import text_of
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
     from pourtier_grpc.passeur.client import Passeur
 
 UNAVAILABLE = ErrorReason.ERROR_REASON_PASSEUR_UNAVAILABLE
+# Long enough for Passeur's silence to count for its breaker.
+PATIENCE_SECONDS = 3.5
+
+_log = structlog.get_logger("pourtier.escrow")
 
 
 class Accounts:
@@ -75,10 +82,12 @@ class Accounts:
         """
         known = self._store.account(caller.user_id)
         wallet = self._wallet(caller.user_id, known)
+        last = None if known is None else known.last_balance
         try:
-            live = self._live_balance(wallet)
+            # Whoever can be told what it was is not kept waiting for what it is.
+            with within_at_most(None if last is None else PATIENCE_SECONDS):
+                live = self._live_balance(wallet)
         except PourtierError as error:
-            last = None if known is None else known.last_balance
             if last is None or error.reason != UNAVAILABLE:
                 raise
             return last
@@ -135,9 +144,14 @@ class Accounts:
 
     def _remembered(self, user_id: UUID, live: models.Balance) -> pb.Balance:
         amount = text_of(live.balance)
-        with self._database.transaction() as tx:
-            escrow_rows.remember_balance(tx, user_id, amount, live.as_of)
-            tx.commit()
+        # One from the future would never be replaced.
+        as_of = min(live.as_of, self._clock.now())
+        try:
+            with self._database.transaction() as tx:
+                escrow_rows.remember_balance(tx, user_id, amount, as_of)
+                tx.commit()
+        except PourtierError as error:
+            _log.warning("a balance was not remembered", error=repr(error))
         balance = pb.Balance(balance=escrow_rows.money(amount))
-        balance.as_of.FromDatetime(live.as_of)
+        balance.as_of.FromDatetime(as_of)
         return balance

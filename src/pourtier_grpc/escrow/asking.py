@@ -6,12 +6,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pourtier.v1.escrow_service_pb2 import TransactionType
-from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.escrow import refusals
 from pourtier_grpc.passeur.errors import (
-    PasseurError,
-    RefusalCode,
-    RefusedError,
     Unavailability,
     UnavailableError,
 )
@@ -21,14 +17,6 @@ from pourtier_grpc.store import transfers
 if TYPE_CHECKING:
     # It brings an HTTP client, which a start without Passeur goes without.
     from pourtier_grpc.passeur.client import Passeur
-
-# Passeur's definitive refusals of a transfer: it has done nothing, and never will under
-# this key.
-REFUSALS = {
-    RefusalCode.INSUFFICIENT_BALANCE: ErrorReason.ERROR_REASON_INSUFFICIENT_BALANCE,
-    RefusalCode.ESCROW_NOT_INITIALIZED: ErrorReason.ERROR_REASON_ESCROW_NOT_INITIALIZED,
-    RefusalCode.INVALID_AMOUNT: ErrorReason.ERROR_REASON_INVALID_AMOUNT,
-}
 
 
 class Asking:
@@ -63,7 +51,7 @@ class Asking:
         move = passeur.deposit if deposit else passeur.withdraw
         return move(transfer.wallet_address, transfer.exact_amount, key=transfer.key)
 
-    def settlement(self, passeur_id: str) -> Transaction | None:
+    def look_up(self, passeur_id: str) -> Transaction | None:
         """How a transfer stands that was taken in; None where Passeur knows of none."""
         return self._configured().transaction(passeur_id)
 
@@ -72,16 +60,3 @@ class Asking:
         if self._passeur is None:
             raise UnavailableError(Unavailability.NO_CONNECTION, sent=False)
         return self._passeur
-
-
-def refusal(error: PasseurError, transfer: transfers.Transfer) -> PourtierError | None:
-    """What a caller is told where a transfer had no effect; None where it may have."""
-    if isinstance(error, RefusedError):
-        if error.code not in REFUSALS:
-            return None
-        return refusals.error_of(
-            error,
-            wallet_address=transfer.wallet_address,
-            amount=transfer.exact_amount,
-        )
-    return None if error.may_have_taken_effect else refusals.unavailable(error)

@@ -39,8 +39,12 @@ def make_escrows(
     passeur: Passeur | None,
     audit_log: AuditLog,
     clock: Clock,
+    answer_seconds: float,
 ) -> Escrows:
-    """The parts, which share one way to ask Passeur and one to write what it said."""
+    """The parts, which share one way to ask Passeur and one to write what it said.
+
+    `answer_seconds` is how long Passeur may take for an answer.
+    """
     store = EscrowStore(database)
     asking = Asking(passeur)
     outcomes = Outcomes(database=database, audit_log=audit_log, clock=clock)
@@ -65,6 +69,10 @@ def make_escrows(
         ),
         transactions=Transactions(store=store),
         settlement=Settlement(
-            database=database, asking=asking, outcomes=outcomes, clock=clock
+            database=database,
+            asking=asking,
+            outcomes=outcomes,
+            clock=clock,
+            answer_seconds=answer_seconds,
         ),
     )

@@ -15,7 +15,7 @@ from pourtier.v1.user_pb2 import User
 from pourtier_grpc.caller import SYSTEM
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason
-from pourtier_grpc.escrow.asking import REFUSALS
+from pourtier_grpc.escrow.refusals import REFUSALS
 from pourtier_grpc.passeur import models
 from pourtier_grpc.passeur.errors import RefusalCode
 from pourtier_grpc.store import idempotency, transfers

@@ -15,11 +15,32 @@ from pourtier_grpc.passeur.errors import (
     RefusedError,
     UnavailableError,
 )
+from pourtier_grpc.store.transfers import Transfer
 
+# Passeur's definitive refusals of a transfer: it has done nothing, and never will under
+# this key.
+REFUSALS = {
+    RefusalCode.INSUFFICIENT_BALANCE: ErrorReason.ERROR_REASON_INSUFFICIENT_BALANCE,
+    RefusalCode.ESCROW_NOT_INITIALIZED: ErrorReason.ERROR_REASON_ESCROW_NOT_INITIALIZED,
+    RefusalCode.INVALID_AMOUNT: ErrorReason.ERROR_REASON_INVALID_AMOUNT,
+}
 # Where Passeur does not say how long to stay away.
 RETRY_AFTER = timedelta(seconds=5)
 
 _log = structlog.get_logger("pourtier.escrow")
+
+
+def of_transfer(error: PasseurError, transfer: Transfer) -> PourtierError | None:
+    """What a caller is told where a transfer had no effect; None where it may have."""
+    if isinstance(error, RefusedError):
+        if error.code not in REFUSALS:
+            return None
+        return error_of(
+            error,
+            wallet_address=transfer.wallet_address,
+            amount=transfer.exact_amount,
+        )
+    return None if error.may_have_taken_effect else unavailable(error)
 
 
 def error_of(

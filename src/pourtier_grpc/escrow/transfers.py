@@ -10,24 +10,29 @@ after the last two nothing of it is left.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from uuid import UUID, uuid4
+from uuid import uuid4
+
+import structlog
 
 from pourtier.v1.escrow_service_pb2 import Transaction, TransactionType
 from pourtier_grpc import deadline
 from pourtier_grpc.caller import Client, SignedInUser
 from pourtier_grpc.clock import Clock
-from pourtier_grpc.errors import PourtierError
-from pourtier_grpc.escrow import money
+from pourtier_grpc.errors import ErrorReason, PourtierError
+from pourtier_grpc.escrow import money, refusals
 from pourtier_grpc.escrow.accounts import Accounts
-from pourtier_grpc.escrow.asking import Asking, refusal
+from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.escrow.outcomes import Outcomes, described, owner_of
+from pourtier_grpc.escrow.twins import Twins
 from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.passeur.errors import PasseurError
 from pourtier_grpc.store import idempotency, transfers
 from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.engine import Transaction as Tx
 from pourtier_grpc.store.escrow import EscrowStore
 from pourtier_grpc.store.idempotency import RepeatedCallError
 from pourtier_grpc.store.ids import new_id
@@ -41,9 +46,11 @@ ASK_SECONDS = 30.0
 WRITING_SECONDS = 0.5
 # By what a lease outlasts its call: the clocks of processes differ by a second at most.
 LEASE_MARGIN = timedelta(seconds=2)
-# How long a twin waits for the first call's answer, and how often it looks.
-JOIN_SECONDS = 2.0
+# How long a commit is asked after that was not answered, and how often.
+DOUBT_SECONDS = 5.0
 LOOK_SECONDS = 0.1
+
+_log = structlog.get_logger("pourtier.escrow")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +83,14 @@ class Transfers:
         self._outcomes = outcomes
         self._audit = audit_log
         self._clock = clock
+        self._twins = Twins(database=database, clock=clock)
 
     def deposit(self, caller: SignedInUser, amount: str, client: Client) -> Transaction:
         """Moves money from the caller's wallet into their escrow.
 
-        Raises INVALID_AMOUNT, ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE.
+        Raises INVALID_AMOUNT, ESCROW_NOT_INITIALIZED and PASSEUR_UNAVAILABLE, after
+        which nothing is moved; OUTCOME_UNKNOWN, and what the store raises, after which
+        it may be; and IDEMPOTENCY_IN_PROGRESS.
         """
         return self._make(caller, DEPOSIT, amount, client)
 
@@ -117,83 +127,118 @@ class Transfers:
         if joined is not None:
             return joined
         reach(Failpoint.TRANSFER_RECORDED)
-        answer = self._ask(asked)
-        reach(Failpoint.TRANSFER_NOTED)
-        return answer
+        return self._ask(asked)
 
     def _record(self, asked: _Asked) -> Transaction | None:
         """Writes the transfer, or answers the one that the call has made before."""
-        give_up = time.monotonic() + JOIN_SECONDS
-        while True:
-            try:
-                self._write(asked)
-            except RepeatedCallError as repeated:
-                if repeated.response is not None or repeated.resource_id is None:
-                    raise
-                joined = self._join(asked.caller, repeated.resource_id)
-                if joined is not None:
-                    return joined
-                if time.monotonic() > give_up:
-                    raise idempotency.in_progress() from None
-            else:
-                return None
-            time.sleep(LOOK_SECONDS)
+        try:
+            self._write(asked)
+        except RepeatedCallError as repeated:
+            made = repeated.resource_id
+            if repeated.response is not None or made is None:
+                raise
+            if made != asked.transfer.transaction_id:
+                return self._twins.join(asked.caller.user_id, made)
+            # Our own, whose commit was not answered.
+        return None
 
     def _write(self, asked: _Asked) -> None:
-        transfer = asked.transfer
-        with self._database.transaction() as tx:
-            # Before anything is written that would have to be taken back.
-            self._asking.require_open()
-            until = self._clock.now() + timedelta(seconds=_seconds_left())
-            transfers.insert_one(tx, transfer, until + LEASE_MARGIN)
-            idempotency.attach(tx, transfer.transaction_id)
-            event = self._event(AuditAction.ESCROW_TRANSACTION_REQUESTED, asked)
-            self._audit.append(tx, event)
-            reach(Failpoint.TRANSFER_WRITTEN)
-            tx.commit()
+        """Writes the transfer, and again for as long as it is not known to be kept.
 
-    def _join(self, caller: SignedInUser, transaction_id: UUID) -> Transaction | None:
-        """The transfer of a call that is no more, which the worker sees to.
-
-        None while that call may yet be refused.
+        A commit without an answer may be under way yet. The same id, written once more,
+        waits for it.
         """
-        with self._database.read() as read:
-            now = self._clock.now()
-            return transfers.find_unheld(read, caller.user_id, transaction_id, now)
+        doubt = _Doubt(asked.transfer)
+        while True:
+            committing = False
+            try:
+                with self._database.transaction() as tx:
+                    if not doubt.begun:
+                        # Before anything is written that would have to be taken back.
+                        self._asking.require_open()
+                    self._insert(tx, asked)
+                    reach(Failpoint.TRANSFER_WRITTEN)
+                    committing = True
+                    tx.commit()
+            except PourtierError as error:
+                if not committing and not doubt.begun:
+                    raise
+                if _is_conflict(error) and self._find(asked.transfer) is not None:
+                    return
+                doubt.wait(error)
+            else:
+                return
+
+    def _insert(self, tx: Tx, asked: _Asked) -> None:
+        transfer = asked.transfer
+        until = self._clock.now() + timedelta(seconds=_seconds_left())
+        transfers.insert_one(tx, transfer, until + LEASE_MARGIN)
+        idempotency.attach(tx, transfer.transaction_id)
+        event = self._event(AuditAction.ESCROW_TRANSACTION_REQUESTED, asked)
+        self._audit.append(tx, event)
 
     def _ask(self, asked: _Asked) -> Transaction:
-        transfer, left = asked.transfer, _seconds_left()
+        transfer = asked.transfer
+        try:
+            left = _seconds_left()
+        except PourtierError:
+            # It is kept, and the worker will ask.
+            return transfers.pending(transfer)
         try:
             with deadline.within(left - min(WRITING_SECONDS, left / 4)):
                 answer = self._asking.transfer(transfer)
         except PasseurError as error:
             reach(Failpoint.TRANSFER_ASKED)
-            refused = refusal(error, transfer)
-            if refused is not None and self._remove(asked, refused):
+            refused = refusals.of_transfer(error, transfer)
+            if refused is not None and self._removed(asked, refused):
                 raise refused from error
             now = self._clock.now()
-            return self._known(asked, self._outcomes.unanswered(transfer, now))
+            return self._noted(
+                transfer, lambda: self._outcomes.unanswered(transfer, now)
+            )
         reach(Failpoint.TRANSFER_ASKED)
-        return self._known(asked, self._outcomes.accepted(transfer, answer))
+        return self._noted(transfer, lambda: self._outcomes.accepted(transfer, answer))
 
-    def _remove(self, asked: _Asked, refused: PourtierError) -> bool:
+    def _noted(
+        self, transfer: Transfer, write: Callable[[], Transaction | None]
+    ) -> Transaction:
+        """What was written, or what the worker has written in the meantime."""
+        try:
+            written = write() or self._find(transfer)
+        except PourtierError as error:
+            # It is kept all the same, and leased: the worker will find out.
+            _log.warning(
+                "the outcome of a transfer was not noted",
+                transaction_id=transfer.key,
+                error=repr(error),
+            )
+            return transfers.pending(transfer)
+        reach(Failpoint.TRANSFER_NOTED)
+        if written is None:
+            raise RuntimeError("a transfer is removed by the holder of its lease alone")
+        return written
+
+    def _removed(self, asked: _Asked, refused: PourtierError) -> bool:
         """Does away with what had no effect; False where the worker has it already."""
         event = self._event(
             AuditAction.ESCROW_TRANSACTION_REFUSED, asked, reason=refused.reason_name
         )
-        removed = self._outcomes.removed(asked.transfer, event)
-        reach(Failpoint.TRANSFER_NOTED)
+        doubt = _Doubt(asked.transfer)
+        while True:
+            try:
+                removed = self._outcomes.removed(asked.transfer, event)
+                if not removed and doubt.begun:
+                    removed = self._find(asked.transfer) is None
+            except PourtierError as error:
+                doubt.wait(error)
+            else:
+                break
+        if removed:
+            reach(Failpoint.TRANSFER_NOTED)
         return removed
 
-    def _known(self, asked: _Asked, written: Transaction | None) -> Transaction:
-        """What was written, or what the worker has written in the meantime."""
-        if written is not None:
-            return written
-        transfer = asked.transfer
-        found = self._store.transaction(transfer.user_id, transfer.transaction_id)
-        if found is None:
-            raise RuntimeError("a transfer is removed by the holder of its lease alone")
-        return found
+    def _find(self, transfer: Transfer) -> Transaction | None:
+        return self._store.transaction(transfer.user_id, transfer.transaction_id)
 
     def _event(self, action: AuditAction, asked: _Asked, **details: str) -> AuditEvent:
         return AuditEvent(
@@ -205,6 +250,34 @@ class Transfers:
             session_id=asked.caller.session_id,
             details={**described(asked.transfer), **details},
         )
+
+
+class _Doubt:
+    """A transaction whose commit may have been kept without an answer."""
+
+    def __init__(self, transfer: Transfer) -> None:
+        self._transfer = transfer
+        self._give_up = time.monotonic() + DOUBT_SECONDS
+        self.begun = False
+
+    def wait(self, error: PourtierError) -> None:
+        """Lets a moment pass before it is tried again.
+
+        Raises OUTCOME_UNKNOWN where that takes too long, and DEADLINE_EXCEEDED.
+        """
+        self.begun = True
+        deadline.remaining()
+        if time.monotonic() > self._give_up:
+            raise PourtierError(
+                ErrorReason.ERROR_REASON_OUTCOME_UNKNOWN,
+                "the database was lost before it said whether {transaction_id} is kept",
+                transaction_id=self._transfer.key,
+            ) from error
+        time.sleep(LOOK_SECONDS)
+
+
+def _is_conflict(error: PourtierError) -> bool:
+    return error.reason == ErrorReason.ERROR_REASON_CONFLICT
 
 
 def _seconds_left() -> float:

@@ -93,6 +93,7 @@ CODES: dict[grpc.StatusCode, tuple[str, ...]] = {
         "DATABASE_UNAVAILABLE",
         "SERVICE_UNAVAILABLE",
         "PASSEUR_UNAVAILABLE",
+        "OUTCOME_UNKNOWN",
     ),
     grpc.StatusCode.UNIMPLEMENTED: ("METHOD_NOT_FOUND",),
 }

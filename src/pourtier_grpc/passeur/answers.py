@@ -74,7 +74,11 @@ class Fields:
 
     def word(self, name: str) -> str:
         """An id, a token, a signature."""
-        return self._text(name, _WORD)
+        text = self._text(name, _WORD)
+        if text in {".", ".."}:
+            # No segment of a path, in which ids go back to Passeur.
+            raise self._malformed(name, "is missing or has another form")
+        return text
 
     def one_of(self, name: str, *allowed: str) -> str:
         """One of a few words."""

@@ -24,7 +24,6 @@ from pourtier_grpc.passeur.answers import Answer, refusal
 from pourtier_grpc.passeur.breaker import Breaker
 from pourtier_grpc.passeur.connections import Connections
 from pourtier_grpc.passeur.errors import (
-    MalformedAnswerError,
     PasseurError,
     RefusedError,
     Unavailability,
@@ -37,6 +36,8 @@ from pourtier_grpc.telemetry.metrics import PasseurMetrics
 MAX_ANSWER_BYTES = 1024 * 1024
 TOO_MANY_REQUESTS = 429
 SERVER_ERROR = 500
+# Who has been silent for so long counts as silent, however short its caller's time was.
+TELLING_SECONDS = 3.0
 # Less is no wait at all: a socket's timeout of 0 means "do not block".
 SHORTEST_WAIT = 0.001
 # Failures before anything of the request has gone out.
@@ -198,13 +199,12 @@ class Caller:
                 retry_after=self._breaker.rests_for,
             )
         asked.attempts += 1
+        limit = self._timeout if left is None else min(left, self._timeout)
         # How an attempt would have ended that its caller cuts short, nobody knows.
-        whole = left is None or left >= self._timeout
+        whole = limit >= min(self._timeout, TELLING_SECONDS)
         well: bool | None = None
         try:
-            answer = self._exchange(
-                asked, self._timeout if left is None else min(left, self._timeout)
-            )
+            answer = self._exchange(asked, limit)
             well = answer.status < SERVER_ERROR
         except httpx.HTTPError as error:
             asked.sent |= not isinstance(error, NOT_SENT)
@@ -319,4 +319,4 @@ def _outcome(error: PasseurError) -> str:
     """The label of a call that failed."""
     if isinstance(error, RefusedError):
         return error.code.value
-    return "malformed" if isinstance(error, MalformedAnswerError) else "unavailable"
+    return error.why.value if isinstance(error, UnavailableError) else "malformed"

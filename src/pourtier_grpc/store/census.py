@@ -16,6 +16,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import Executable
 
 from pourtier.v1.user_pb2 import UserStatus
+from pourtier_grpc.store import relaying
 from pourtier_grpc.store.engine import Database, Reader
 from pourtier_grpc.store.sessions import Cutoffs, live_conditions
 from pourtier_grpc.store.tables import outbox, sessions, users
@@ -26,7 +27,11 @@ CHEAP = 5_000.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What was counted. `oldest_waiting` is None where no event waits."""
+    """What was counted.
+
+    `oldest_waiting` is of the events that a relay could send, and None where it could
+    send none: what one that has failed holds back says nothing of the relay.
+    """
 
     users_active: int
     sessions_live: int
@@ -35,7 +40,7 @@ class Counts:
     events_parked: int
 
 
-def take(database: Database, cutoffs: Cutoffs) -> Counts:
+def take(database: Database, now: datetime, cutoffs: Cutoffs) -> Counts:
     """Counts, at that time. Raises as every statement does."""
     active = users.c.status == UserStatus.USER_STATUS_ACTIVE
     waiting = outbox.c.publish_time.is_(None)
@@ -45,9 +50,7 @@ def take(database: Database, cutoffs: Cutoffs) -> Counts:
             users_active=_count(read, select(users.c.user_id).where(active)),
             sessions_live=_count(read, select(sessions.c.session_id).where(*alive)),
             events_waiting=_count(read, select(outbox.c.event_id).where(waiting)),
-            oldest_waiting=read.run(
-                select(func.min(outbox.c.create_time)).where(waiting)
-            ).scalar(),
+            oldest_waiting=relaying.oldest_sendable(read, now),
             events_parked=read.run(
                 # Of the few that have failed, by their index.
                 select(func.count()).where(

@@ -24,12 +24,17 @@ class Claim(Protocol):
     def begin(self, tx: Transaction) -> None:
         """Claims, before anything else is done in a transaction.
 
+        The first of a call claims, whatever it is for: it has to be the effect's.
         Raises what ends the call instead of its effect, where another has the right.
         """
         ...
 
     def end(self, tx: Transaction, answer: Message | None) -> None:
-        """Writes what a repeat is to be answered, or None where that is still open."""
+        """Writes what a repeat is to be answered, or None where that is still open.
+
+        A call of one transaction commits with its answer. One of several attaches what
+        it makes in its first, and has it completed or released in its last.
+        """
         ...
 
     def attach(self, tx: Transaction, resource_id: UUID) -> None:
@@ -45,8 +50,11 @@ _claim: ContextVar[Claim | None] = ContextVar("claim", default=None)
 
 
 @contextmanager
-def claiming(claim: Claim) -> Iterator[None]:
-    """Until the block ends, transactions are those of a call that makes that claim."""
+def claiming(claim: Claim | None) -> Iterator[None]:
+    """Until the block ends, transactions are those of a call that makes that claim.
+
+    With None they are those of a call that makes none.
+    """
     token = _claim.set(claim)
     try:
         yield

@@ -115,7 +115,8 @@ class Transaction(Reader):
         """Keeps what was done, unless the call's time is over. The transaction ends.
 
         `answer` is the method's response, which a repeat of the call under its
-        idempotency key gets; None where the call has more to do.
+        idempotency key gets. None where the call has more transactions to come, and has
+        named what it makes (`idempotency.attach`).
         """
         deadline.remaining()
         claim = claims.current()

@@ -14,12 +14,22 @@ from typing import Any
 from uuid import UUID
 
 from google.protobuf.message import Message
-from sqlalchemy import Row, delete, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    and_,
+    delete,
+    literal,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import claims
 from pourtier_grpc.store.engine import Database, Transaction, translated_errors
+from pourtier_grpc.store.escrow_tables import PENDING, escrow_transactions
 from pourtier_grpc.store.tables import idempotency_keys as rows
 
 # How long a key is remembered.
@@ -76,6 +86,7 @@ class KeyedCall:
     def __init__(self, identity: Identity, now: datetime) -> None:
         self._identity = identity
         self._now = now
+        self._attached = False
         self._kept = False
 
     def begin(self, tx: Transaction) -> None:
@@ -96,19 +107,22 @@ class KeyedCall:
         raise RepeatedCallError(known.response, known.resource_id)
 
     def end(self, tx: Transaction, answer: Message | None) -> None:
-        """Completes the row where there is an answer already."""
-        if answer is not None and not self._kept:
-            tx.run(
-                update(rows)
-                .where(*self._mine())
-                .values(**_completion(answer, self._now))
-            )
+        """Completes the row. Raises RuntimeError where nobody ever would."""
+        if self._kept:
+            if answer is not None:
+                raise RuntimeError("only a call of one transaction answers by it")
+        elif answer is not None:
+            row = update(rows).where(*self._mine())
+            tx.run(row.values(**_completion(answer, self._now)))
+        elif not self._attached:
+            raise RuntimeError("the call has neither an answer nor a resource to join")
 
     def attach(self, tx: Transaction, resource_id: UUID) -> None:
         """Names what the call makes; only its first transaction has a row to itself."""
         if self._kept:
             raise RuntimeError("a resource is named in the call's first transaction")
         tx.run(update(rows).where(*self._mine()).values(resource_id=resource_id))
+        self._attached = True
 
     def kept(self) -> None:
         """Later transactions of the call are part of what is claimed."""
@@ -123,7 +137,7 @@ class KeyedCall:
             .on_conflict_do_update(
                 index_elements=["caller", "key"],
                 set_=fresh,
-                where=rows.c.create_time <= self._now - LIFETIME,
+                where=_old(self._now),
             )
             .returning(rows.c.key)
         )
@@ -170,6 +184,13 @@ def complete(
     )
 
 
+def answer_of(tx: Transaction, resource_id: UUID) -> bytes | None:
+    """The answer of the calls that made a resource, or None while there is none."""
+    query = select(rows.c.response).where(rows.c.resource_id == resource_id)
+    found: bytes | None = tx.run(query).scalar()
+    return found
+
+
 def release(tx: Transaction, resource_id: UUID) -> None:
     """Forgets the key of what had no effect, so that it may be tried again."""
     tx.run(delete(rows).where(rows.c.resource_id == resource_id))
@@ -179,7 +200,7 @@ def sweep(database: Database, now: datetime) -> bool:
     """Removes rows that are too old to count. True where there may be more."""
     old = (
         select(rows.c.caller, rows.c.key)
-        .where(rows.c.create_time <= now - LIFETIME)
+        .where(_old(now))
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     ).cte("old")
@@ -188,6 +209,17 @@ def sweep(database: Database, now: datetime) -> bool:
         removed = tx.run(gone).rowcount
         tx.commit()
     return removed == BATCH
+
+
+def _old(now: datetime) -> ColumnElement[bool]:
+    """Which rows count no longer: not of what they have begun, until it is settled."""
+    begun = escrow_transactions.c
+    unsettled = (
+        select(literal(1))
+        .where(begun.transaction_id == rows.c.resource_id, begun.status == PENDING)
+        .exists()
+    )
+    return and_(rows.c.create_time <= now - LIFETIME, ~unsettled)
 
 
 def in_progress() -> PourtierError:

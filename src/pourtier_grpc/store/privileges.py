@@ -49,6 +49,18 @@ READ = ("SELECT",)
 ADD = ("SELECT", "INSERT")
 CHANGE = ("SELECT", "INSERT", "UPDATE")
 
+# What is asked of Passeur (whose, how much, under which key) never changes.
+TRANSFER_CHANGES = (
+    "status",
+    "passeur_transaction_id",
+    "signature",
+    "failure_reason",
+    "settle_time",
+    "lease_id",
+    "next_attempt_time",
+    "attempts",
+)
+
 SERVING: Mapping[str, tuple[str, ...]] = {
     "users": CHANGE,
     "wallets": CHANGE,
@@ -71,7 +83,7 @@ SERVING: Mapping[str, tuple[str, ...]] = {
     "acceptance_personal": ADD,
     "idempotency_keys": (*CHANGE, "DELETE"),
     "escrow_accounts": CHANGE,
-    "escrow_transactions": (*CHANGE, "DELETE"),
+    "escrow_transactions": (*ADD, "DELETE", f"UPDATE ({', '.join(TRANSFER_CHANGES)})"),
     VERSION_TABLE: READ,
 }
 WORKING: Mapping[str, tuple[str, ...]] = {

@@ -42,6 +42,11 @@ BUSY = f"""
         ORDER BY create_time LIMIT :limit
     ) AS oldest GROUP BY partition
 """  # noqa: S608 - constants
+# What a relay is late with: what can be sent, and is not held by one that has failed.
+OLDEST = f"""
+    SELECT min(create_time) FROM outbox
+    WHERE publish_time IS NULL AND {EVENT_SUBJECT} <> ALL ({HELD})
+"""  # noqa: S608 - constants
 # Of several indexes only one has the order of a batch. Where the planner thinks that
 # nothing waits, it takes another, and sorts all that does.
 PLAN = "SET LOCAL enable_sort = off"
@@ -80,6 +85,12 @@ class Event:
     payload: Mapping[str, Any]
     text: bytes
     attempts: int
+
+
+def oldest_sendable(reader: Reader, now: datetime) -> datetime | None:
+    """When the oldest event came that can be sent now, or None where none can."""
+    found: datetime | None = reader.run(text(OLDEST), {"now": now}).scalar()
+    return found
 
 
 def partition_of(user_id: UUID | None) -> int:

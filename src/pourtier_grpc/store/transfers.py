@@ -23,7 +23,7 @@ from pourtier.v1.escrow_service_pb2 import (
 )
 from pourtier_grpc.store.engine import Reader
 from pourtier_grpc.store.engine import Transaction as Tx
-from pourtier_grpc.store.escrow import transaction_of
+from pourtier_grpc.store.escrow import money, transaction_of
 from pourtier_grpc.store.escrow_tables import escrow_transactions as rows
 
 PENDING = TransactionStatus.TRANSACTION_STATUS_PENDING
@@ -139,17 +139,38 @@ def remove(tx: Tx, transfer: Transfer) -> bool:
     return bool(tx.run(gone).rowcount)
 
 
-def find_unheld(
-    reader: Reader, user_id: UUID, transaction_id: UUID, now: datetime
+def release_overdue(
+    tx: Tx, user_id: UUID, transaction_id: UUID, now: datetime
 ) -> Transaction | None:
-    """One of a user's own that nobody holds at the moment, or None."""
-    query = select(rows).where(
-        rows.c.user_id == user_id,
-        rows.c.transaction_id == transaction_id,
-        rows.c.lease_id.is_(None) | (rows.c.next_attempt_time <= now),
+    """Takes away the lease of whoever was to be done by now; None where it holds.
+
+    The transfer stays then, whatever its caller finds who comes back late: somebody
+    else has been told of it.
+    """
+    overdue = (
+        update(rows)
+        .where(
+            rows.c.user_id == user_id,
+            rows.c.transaction_id == transaction_id,
+            rows.c.lease_id.is_(None) | (rows.c.next_attempt_time <= now),
+        )
+        .values(lease_id=None)
+        .returning(rows)
     )
-    row = reader.run(query).first()
+    row = tx.run(overdue).first()
     return None if row is None else transaction_of(row)
+
+
+def pending(transfer: Transfer) -> Transaction:
+    """A transfer that is kept, as it is shown where it cannot be read."""
+    shown = Transaction(
+        transaction_id=transfer.key,
+        type=transfer.type,
+        amount=money(transfer.amount),
+        status=PENDING,
+    )
+    shown.create_time.FromDatetime(transfer.create_time)
+    return shown
 
 
 def backlog(reader: Reader) -> Backlog:

@@ -210,8 +210,8 @@ class QueryMetrics:
 class PasseurMetrics:
     """Calls of Passeur: how many, how they ended, how long they took.
 
-    Operations are the client's names, outcomes `ok`, the contract's refusals,
-    `unavailable` and `malformed`.
+    Operations are the client's names, outcomes `ok`, the contract's refusals, the
+    causes of there being no answer, `malformed` and `defect`.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

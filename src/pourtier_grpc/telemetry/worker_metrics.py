@@ -73,6 +73,12 @@ class WorkerMetrics:
         )
         for outcome in EVENT_OUTCOMES:
             self._events.labels(outcome)
+        self._transfers = Counter(
+            "pourtier_escrow_transactions",
+            "Transfers that were settled, by type and how they ended",
+            ("type", "status"),
+            registry=registry,
+        )
         self.escrow_pending = _gauge(
             registry, "pourtier_escrow_pending", "Transfers that are not settled"
         )
@@ -81,6 +87,10 @@ class WorkerMetrics:
             "pourtier_escrow_oldest_pending_seconds",
             "Age of the oldest transfer that is not settled",
         )
+
+    def transfer_settled(self, kind: str, status: str) -> None:
+        """A `deposit` or `withdrawal` ended, `confirmed` or `failed`."""
+        self._transfers.labels(kind, status).inc()
 
     def events_ended(self, outcome: str, count: int) -> None:
         """So many events more ended so, with one of `EVENT_OUTCOMES`."""

@@ -17,8 +17,8 @@ ALLOWED = 0.1
 WINDOW_SECONDS = 600.0
 # Runs are counted by pieces of the window: some loops run a thousand times a second.
 PIECE_SECONDS = 10.0
-# Of fewer runs nothing is concluded.
-FEWEST_RUNS = 5
+# So many failures it takes at least: some loops run once a minute.
+FEWEST_FAILURES = 3
 
 _log = structlog.get_logger("pourtier.worker")
 
@@ -57,9 +57,7 @@ class ErrorBudget:
         """The part of the budget that is left."""
         runs = sum(piece[1] for piece in self._pieces)
         failed = sum(piece[2] for piece in self._pieces)
-        if runs < FEWEST_RUNS:
-            return 1.0
-        return max(0.0, 1 - failed / (ALLOWED * runs))
+        return max(0.0, 1 - failed / max(FEWEST_FAILURES, ALLOWED * runs))
 
     def _tell(self, *, spent: bool) -> None:
         if spent and not self._spent:

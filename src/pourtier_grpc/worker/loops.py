@@ -69,12 +69,17 @@ def _audit_loops(
 
 
 def _escrow_loops(parts: Parts, metrics: WorkerMetrics) -> list[Loop]:
-    settle = parts.escrows.settlement.settle
     backlog = Backlog(database=parts.database, clock=parts.clock, metrics=metrics)
-    return [
-        Loop(name="escrow-settlement", seconds=0.5, work=again_while(settle)),
-        Loop(name="escrow-state", seconds=5.0, work=backlog.look),
-    ]
+    state = Loop(name="escrow-state", seconds=5.0, work=backlog.look)
+    if parts.passeur is None:
+        _log.warning("transfers are not settled: no Passeur is configured")
+        return [state]
+
+    def settle() -> bool:
+        return parts.escrows.settlement.settle(metrics.transfer_settled)
+
+    settlement = Loop(name="escrow-settlement", seconds=0.5, work=again_while(settle))
+    return [settlement, state]
 
 
 def _event_loops(

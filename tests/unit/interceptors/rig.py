@@ -51,7 +51,7 @@ service ThingService {
   }
   rpc Escrow(Thing) returns (Thing) {
     option (pourtier.v1.policy) = {
-      allow { public {} } LIMITED calls_escrow: true
+      allow { public {} } LIMITED calls_passeur: true
     };
   }
   rpc Self(Thing) returns (Thing) {
@@ -303,10 +303,10 @@ def running(
         }
     )
     calls = pool or BoundedPool(threads=4, queue_limit=64, name="calls")
-    escrow_calls = escrow_pool or BoundedPool(threads=4, queue_limit=64, name="escrow")
+    passeur_calls = escrow_pool or BoundedPool(threads=4, queue_limit=64, name="escrow")
 
     def pool_of(method: Method) -> BoundedPool:
-        return escrow_calls if method.policy.calls_escrow else calls
+        return passeur_calls if method.policy.calls_passeur else calls
 
     refusing = ThreadPoolExecutor(1)
     shedding = Overload(methods_of(SERVICE), pool_of=pool_of, refusing=refusing)
@@ -323,5 +323,5 @@ def running(
         rig.channel.close()
         server.stop(None).wait()
         calls.shutdown()
-        escrow_calls.shutdown()
+        passeur_calls.shutdown()
         refusing.shutdown()
