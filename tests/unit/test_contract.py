@@ -1,6 +1,7 @@
 """What stands more than once in the contract, and must be the same each time.
 
-JSON is flat, so that fields which belong together cannot be a message of their own.
+JSON is flat, so that fields which belong together cannot be a message of their own. And
+what a method's options say to programs, its comment says to people.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
 )
 
+from pourtier.v1 import policy_pb2
+from pourtier.v1.policy_pb2 import MethodPolicy
 from pourtier_grpc.server import descriptor_set
 
 PROOF = ("VerifyWalletRequest", "RegisterRequest", "LoginRequest")
 REASON = ("SuspendUserRequest", "ReinstateUserRequest", "SetKycLevelRequest")
 # The numbers of descriptor.proto by which comments are found.
-MESSAGES, FIELDS, ONEOFS = 4, 2, 8
+MESSAGES, FIELDS, ONEOFS, SERVICES, METHODS = 4, 2, 8, 6, 2
+KEYED = "Takes an idempotency key."
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,16 @@ class Field:
     oneof: tuple[str, bytes, str] | None
 
 
+def files() -> Iterator[FileDescriptorProto]:
+    """The contract's own files."""
+    for file in FileDescriptorSet.FromString(descriptor_set()).file:
+        if file.package == "pourtier.v1":
+            yield file
+
+
 def fields() -> Iterator[tuple[str, Field]]:
     """Every field of the contract, with its message's name."""
-    for file in FileDescriptorSet.FromString(descriptor_set()).file:
-        if file.package != "pourtier.v1":
-            continue
+    for file in files():
         comments = comments_of(file)
         for number, message in enumerate(file.message_type):
             place = (MESSAGES, number)
@@ -50,6 +59,17 @@ def fields() -> Iterator[tuple[str, Field]]:
                 comment = comments[*place, FIELDS, index]
                 oneof = oneof_of(message, field, comments, place)
                 yield message.name, shown(field, comment, oneof)
+
+
+def methods() -> Iterator[tuple[str, MethodPolicy, str]]:
+    """Every method of the contract, with its policy, and its comment in one line."""
+    for file in files():
+        comments = comments_of(file)
+        for number, service in enumerate(file.service):
+            for index, method in enumerate(service.method):
+                comment = comments[SERVICES, number, METHODS, index]
+                policy = method.options.Extensions[policy_pb2.policy]
+                yield method.name, policy, " ".join(comment.split())
 
 
 def comments_of(file: FileDescriptorProto) -> dict[tuple[int, ...], str]:
@@ -122,3 +142,9 @@ def test_a_reason_is_the_same_wherever_it_is_asked_for() -> None:
 def test_a_new_profile_has_the_rules_of_every_profile(name: str) -> None:
     new, kept = of("RegisterRequest")[name], of("User")[name]
     assert (new.type, new.rules) == (kept.type, kept.rules)
+
+
+def test_the_comments_of_methods_say_which_take_an_idempotency_key() -> None:
+    taking = {name for name, policy, _ in methods() if policy.idempotency_key}
+    assert taking
+    assert {name for name, _, comment in methods() if KEYED in comment} == taking

@@ -14,10 +14,12 @@ import annotated_types
 import pytest
 from pydantic.fields import FieldInfo
 
+from pourtier.v1 import policy_pb2
 from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.contract import ROOT
 from pourtier_grpc.store.audit import AuditAction
 from pourtier_grpc.store.event_types import DEFINITIONS, ENVELOPE, EventType
+from pourtier_grpc.worker.worker import services
 
 DOCUMENTS = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
@@ -189,6 +191,18 @@ def test_every_setting_is_documented_with_its_default_and_bounds() -> None:
 def test_every_audit_action_is_documented() -> None:
     documented = rows(ROOT / "docs" / "operating.md", "Reading the audit log")
     assert [row[0] for row in documented] == [f"`{each}`" for each in AuditAction]
+
+
+def test_every_method_that_takes_an_idempotency_key_is_documented() -> None:
+    table = rows(ROOT / "docs" / "idempotency.md", "Which methods take one")
+    documented = [name for row in table for name in re.findall(r"`(\w+)`", row[0])]
+    taking = [
+        method.name
+        for service in services()
+        for method in service.methods
+        if method.GetOptions().Extensions[policy_pb2.policy].idempotency_key
+    ]
+    assert sorted(documented) == sorted(taking)
 
 
 EVENTS = ROOT / "docs" / "events.md"

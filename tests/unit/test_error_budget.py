@@ -1,3 +1,5 @@
+"""A loop's error budget: what it counts, forgets, shows and tells."""
+
 from __future__ import annotations
 
 import pytest

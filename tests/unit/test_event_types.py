@@ -1,3 +1,5 @@
+"""Events: every type is defined, and what breaks its definition is found."""
+
 from __future__ import annotations
 
 from typing import Any

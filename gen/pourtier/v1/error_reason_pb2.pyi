@@ -265,16 +265,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `{"kyc_level": "NONE", "required_kyc_level": "BASIC"}`.
     """
     ERROR_REASON_ESCROW_NOT_INITIALIZED: _ErrorReason.ValueType  # 110
-    """(FAILED_PRECONDITION) The person has no escrow yet. Initialize it.
+    """(FAILED_PRECONDITION) The person has no escrow yet. Initialize it. Sent in
+    transactions too.
     Metadata: `{}`.
     """
     ERROR_REASON_INSUFFICIENT_BALANCE: _ErrorReason.ValueType  # 111
-    """(FAILED_PRECONDITION) The escrow holds less than that.
+    """(FAILED_PRECONDITION) The escrow holds less than that. Sent in transactions too.
     Metadata: `{"balance": "12.5"}`, what it holds, in USDC.
     """
     ERROR_REASON_INVALID_AMOUNT: _ErrorReason.ValueType  # 112
     """(INVALID_ARGUMENT) The amount is not a decimal string above 0 with at most twelve
-    digits before the point and six after it, or one that Passeur refuses.
+    digits before the point and six after it, or one that Passeur refuses. Sent in
+    transactions too.
     Metadata: `{"amount": "0.0000001"}`.
     """
     ERROR_REASON_TRANSACTION_NOT_FOUND: _ErrorReason.ValueType  # 113
@@ -313,7 +315,9 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 
     Any call may be refused with MALFORMED_REQUEST, INVALID_FIELD, REQUEST_TOO_LARGE,
     OVERLOADED, DEADLINE_EXCEEDED, DATABASE_UNAVAILABLE, CONFLICT, SERVICE_UNAVAILABLE or
-    INTERNAL; the comments of the RPCs name what comes on top of these.
+    INTERNAL; the comments of the RPCs name what comes on top of these. A method that takes
+    an idempotency key also gives INVALID_IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_REUSED and
+    IDEMPOTENCY_IN_PROGRESS to calls with one.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -559,16 +563,18 @@ required. Sent in denials.
 Metadata: `{"kyc_level": "NONE", "required_kyc_level": "BASIC"}`.
 """
 ERROR_REASON_ESCROW_NOT_INITIALIZED: ErrorReason.ValueType  # 110
-"""(FAILED_PRECONDITION) The person has no escrow yet. Initialize it.
+"""(FAILED_PRECONDITION) The person has no escrow yet. Initialize it. Sent in
+transactions too.
 Metadata: `{}`.
 """
 ERROR_REASON_INSUFFICIENT_BALANCE: ErrorReason.ValueType  # 111
-"""(FAILED_PRECONDITION) The escrow holds less than that.
+"""(FAILED_PRECONDITION) The escrow holds less than that. Sent in transactions too.
 Metadata: `{"balance": "12.5"}`, what it holds, in USDC.
 """
 ERROR_REASON_INVALID_AMOUNT: ErrorReason.ValueType  # 112
 """(INVALID_ARGUMENT) The amount is not a decimal string above 0 with at most twelve
-digits before the point and six after it, or one that Passeur refuses.
+digits before the point and six after it, or one that Passeur refuses. Sent in
+transactions too.
 Metadata: `{"amount": "0.0000001"}`.
 """
 ERROR_REASON_TRANSACTION_NOT_FOUND: ErrorReason.ValueType  # 113

@@ -126,8 +126,10 @@ class Transaction(_message.Message):
     status: Global___TransactionStatus.ValueType
     """How far it has come."""
     failure_reason: _builtins.str
-    """Why it has failed: the name of a value of `ErrorReason` without its prefix. Empty
-    unless it has.
+    """Why it has failed, by the name of a value of `ErrorReason` without its prefix:
+    SETTLEMENT_FAILED; or INSUFFICIENT_BALANCE, ESCROW_NOT_INITIALIZED or INVALID_AMOUNT
+    where it was refused when its caller had gone, or had been told that it is PENDING.
+    Empty unless it has failed.
     """
     signature: _builtins.str
     """The signature of its transaction on the chain; empty until it is confirmed."""

@@ -78,6 +78,7 @@ class EscrowServiceServicer:
 
         A signed-in user may call it. An account has one escrow, that of its primary wallet at
         the first call. Repeated, it answers the escrow that there is, and changes nothing.
+        Takes an idempotency key.
 
         Errors: INVALID_WALLET, PASSEUR_UNAVAILABLE, and those of every call by a signed-in
         user.
@@ -91,10 +92,13 @@ class EscrowServiceServicer:
 
         A signed-in user may call it. It is answered before the chain has settled it, mostly
         as PENDING; GetTransaction follows it. Repeated under its `idempotency-key`, it is the
-        same deposit; without a key it is another one.
+        same deposit, and is answered as it was at first; without a key it is another one.
+        Takes an idempotency key.
 
         Errors: INVALID_AMOUNT, ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE (nothing is moved
-        then), and those of every call by a signed-in user.
+        then), and those of every call by a signed-in user. DATABASE_UNAVAILABLE and
+        DEADLINE_EXCEEDED do not say, as ever, that nothing was moved: repeat the call under
+        the same key, or look at ListTransactions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,11 +109,13 @@ class EscrowServiceServicer:
 
         A signed-in user may call it. It is answered before the chain has settled it, mostly
         as PENDING; GetTransaction follows it. Repeated under its `idempotency-key`, it is the
-        same withdrawal; without a key it is another one.
+        same withdrawal, and is answered as it was at first; without a key it is another one.
+        Takes an idempotency key.
 
         Errors: INVALID_AMOUNT, INSUFFICIENT_BALANCE, ESCROW_NOT_INITIALIZED,
         PASSEUR_UNAVAILABLE (nothing is moved then), and those of every call by a signed-in
-        user.
+        user. DATABASE_UNAVAILABLE and DEADLINE_EXCEEDED do not say, as ever, that nothing was
+        moved: repeat the call under the same key, or look at ListTransactions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

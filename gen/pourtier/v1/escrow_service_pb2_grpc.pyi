@@ -40,6 +40,7 @@ class EscrowServiceStub:
 
     A signed-in user may call it. An account has one escrow, that of its primary wallet at
     the first call. Repeated, it answers the escrow that there is, and changes nothing.
+    Takes an idempotency key.
 
     Errors: INVALID_WALLET, PASSEUR_UNAVAILABLE, and those of every call by a signed-in
     user.
@@ -49,21 +50,26 @@ class EscrowServiceStub:
 
     A signed-in user may call it. It is answered before the chain has settled it, mostly
     as PENDING; GetTransaction follows it. Repeated under its `idempotency-key`, it is the
-    same deposit; without a key it is another one.
+    same deposit, and is answered as it was at first; without a key it is another one.
+    Takes an idempotency key.
 
     Errors: INVALID_AMOUNT, ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE (nothing is moved
-    then), and those of every call by a signed-in user.
+    then), and those of every call by a signed-in user. DATABASE_UNAVAILABLE and
+    DEADLINE_EXCEEDED do not say, as ever, that nothing was moved: repeat the call under
+    the same key, or look at ListTransactions.
     """
     Withdraw: _grpc.UnaryUnaryMultiCallable[_escrow_service_pb2.WithdrawRequest, _escrow_service_pb2.Transaction]
     """Begins to move money from the caller's escrow back to their wallet.
 
     A signed-in user may call it. It is answered before the chain has settled it, mostly
     as PENDING; GetTransaction follows it. Repeated under its `idempotency-key`, it is the
-    same withdrawal; without a key it is another one.
+    same withdrawal, and is answered as it was at first; without a key it is another one.
+    Takes an idempotency key.
 
     Errors: INVALID_AMOUNT, INSUFFICIENT_BALANCE, ESCROW_NOT_INITIALIZED,
     PASSEUR_UNAVAILABLE (nothing is moved then), and those of every call by a signed-in
-    user.
+    user. DATABASE_UNAVAILABLE and DEADLINE_EXCEEDED do not say, as ever, that nothing was
+    moved: repeat the call under the same key, or look at ListTransactions.
     """
     GetBalance: _grpc.UnaryUnaryMultiCallable[_escrow_service_pb2.GetBalanceRequest, _escrow_service_pb2.Balance]
     """Answers what the caller's escrow holds.
@@ -102,6 +108,7 @@ class EscrowServiceAsyncStub(EscrowServiceStub):
 
     A signed-in user may call it. An account has one escrow, that of its primary wallet at
     the first call. Repeated, it answers the escrow that there is, and changes nothing.
+    Takes an idempotency key.
 
     Errors: INVALID_WALLET, PASSEUR_UNAVAILABLE, and those of every call by a signed-in
     user.
@@ -111,21 +118,26 @@ class EscrowServiceAsyncStub(EscrowServiceStub):
 
     A signed-in user may call it. It is answered before the chain has settled it, mostly
     as PENDING; GetTransaction follows it. Repeated under its `idempotency-key`, it is the
-    same deposit; without a key it is another one.
+    same deposit, and is answered as it was at first; without a key it is another one.
+    Takes an idempotency key.
 
     Errors: INVALID_AMOUNT, ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE (nothing is moved
-    then), and those of every call by a signed-in user.
+    then), and those of every call by a signed-in user. DATABASE_UNAVAILABLE and
+    DEADLINE_EXCEEDED do not say, as ever, that nothing was moved: repeat the call under
+    the same key, or look at ListTransactions.
     """
     Withdraw: _aio.UnaryUnaryMultiCallable[_escrow_service_pb2.WithdrawRequest, _escrow_service_pb2.Transaction]  # type: ignore[assignment]
     """Begins to move money from the caller's escrow back to their wallet.
 
     A signed-in user may call it. It is answered before the chain has settled it, mostly
     as PENDING; GetTransaction follows it. Repeated under its `idempotency-key`, it is the
-    same withdrawal; without a key it is another one.
+    same withdrawal, and is answered as it was at first; without a key it is another one.
+    Takes an idempotency key.
 
     Errors: INVALID_AMOUNT, INSUFFICIENT_BALANCE, ESCROW_NOT_INITIALIZED,
     PASSEUR_UNAVAILABLE (nothing is moved then), and those of every call by a signed-in
-    user.
+    user. DATABASE_UNAVAILABLE and DEADLINE_EXCEEDED do not say, as ever, that nothing was
+    moved: repeat the call under the same key, or look at ListTransactions.
     """
     GetBalance: _aio.UnaryUnaryMultiCallable[_escrow_service_pb2.GetBalanceRequest, _escrow_service_pb2.Balance]  # type: ignore[assignment]
     """Answers what the caller's escrow holds.
@@ -167,6 +179,7 @@ class EscrowServiceServicer(metaclass=_abc_1.ABCMeta):
 
         A signed-in user may call it. An account has one escrow, that of its primary wallet at
         the first call. Repeated, it answers the escrow that there is, and changes nothing.
+        Takes an idempotency key.
 
         Errors: INVALID_WALLET, PASSEUR_UNAVAILABLE, and those of every call by a signed-in
         user.
@@ -182,10 +195,13 @@ class EscrowServiceServicer(metaclass=_abc_1.ABCMeta):
 
         A signed-in user may call it. It is answered before the chain has settled it, mostly
         as PENDING; GetTransaction follows it. Repeated under its `idempotency-key`, it is the
-        same deposit; without a key it is another one.
+        same deposit, and is answered as it was at first; without a key it is another one.
+        Takes an idempotency key.
 
         Errors: INVALID_AMOUNT, ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE (nothing is moved
-        then), and those of every call by a signed-in user.
+        then), and those of every call by a signed-in user. DATABASE_UNAVAILABLE and
+        DEADLINE_EXCEEDED do not say, as ever, that nothing was moved: repeat the call under
+        the same key, or look at ListTransactions.
         """
 
     @_abc_1.abstractmethod
@@ -198,11 +214,13 @@ class EscrowServiceServicer(metaclass=_abc_1.ABCMeta):
 
         A signed-in user may call it. It is answered before the chain has settled it, mostly
         as PENDING; GetTransaction follows it. Repeated under its `idempotency-key`, it is the
-        same withdrawal; without a key it is another one.
+        same withdrawal, and is answered as it was at first; without a key it is another one.
+        Takes an idempotency key.
 
         Errors: INVALID_AMOUNT, INSUFFICIENT_BALANCE, ESCROW_NOT_INITIALIZED,
         PASSEUR_UNAVAILABLE (nothing is moved then), and those of every call by a signed-in
-        user.
+        user. DATABASE_UNAVAILABLE and DEADLINE_EXCEEDED do not say, as ever, that nothing was
+        moved: repeat the call under the same key, or look at ListTransactions.
         """
 
     @_abc_1.abstractmethod
