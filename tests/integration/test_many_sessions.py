@@ -21,6 +21,8 @@ from support.service import Service
 from support.threads import reasons, successes, tell, together
 from support.tokens import me
 
+pytestmark = pytest.mark.no_cover  # others run the same code
+
 MANY = 10_000
 # Ending them takes seconds of CPU, and a busy machine has few to give.
 PATIENCE_SECONDS = 90.0

@@ -25,6 +25,8 @@ from support.service import Service, service
 from support.stubs import health_stub, reflection_stub
 from support.waiting import eventually
 
+pytestmark = pytest.mark.no_cover  # others run the same code
+
 RUNNING = """
     SELECT query FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'pourtier'
