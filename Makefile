@@ -29,6 +29,7 @@ run: setup ## Run everything on this machine: databases, service, edge
 
 # Every worker would compile the tests anew on a machine that keeps no bytecode. What is
 # tested from outside is not measured: coverage costs half as much again, and shows less.
+# Nor is what is marked `no_cover`, which runs what others run.
 test: export PYTHONDONTWRITEBYTECODE =
 test: setup ## Run every test on real servers, with coverage
 	$(BIN)/coverage erase

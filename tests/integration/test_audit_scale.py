@@ -14,6 +14,8 @@ from support.audit import Log, log_on
 from support.commands import environment
 from support.threads import tell
 
+pytestmark = pytest.mark.no_cover  # others run the same code
+
 # What a verification of a thousand times the events may have more at its peak.
 MEMORY_MB = 24.0
 SMALL = 1000

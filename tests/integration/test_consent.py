@@ -158,6 +158,7 @@ class TestRegister:
             with refusal("INVALID_FIELD"):
                 person(own, accepted_document_ids=given)
 
+    @pytest.mark.no_cover  # others run the same code
     def test_two_hundred_at_once_leave_three_acceptances_each(
         self, own: Service, texts: list[Document]
     ) -> None:

@@ -26,6 +26,8 @@ from support.servers import Databases
 from support.service import Service, service
 from support.threads import tell
 
+pytestmark = pytest.mark.no_cover  # others run the same code
+
 MANY = 10_000
 MOST_STATEMENTS = 3
 SCREENED = DevWallet.generate().address

@@ -24,6 +24,8 @@ from support.sql import Sql
 from support.threads import tell
 from support.tokens import me
 
+pytestmark = pytest.mark.no_cover  # others run the same code
+
 ACCESS, HMAC = KeyUse.ACCESS, KeyUse.HMAC
 CLIENTS = 8
 # What every process promises of a revocation, in seconds.

@@ -22,6 +22,8 @@ from support.servers import Databases
 from support.service import Service, service
 from support.threads import tell
 
+pytestmark = pytest.mark.no_cover  # others run the same code
+
 ACTIVE, SUSPENDED = UserStatus.USER_STATUS_ACTIVE, UserStatus.USER_STATUS_SUSPENDED
 MANY = 100_000
 PAGE = 100

@@ -27,6 +27,8 @@ from support.callers import admin, api_key
 from support.rpcs import contract_rpcs, minimal
 from support.service import Service
 
+pytestmark = pytest.mark.no_cover  # others run the same code
+
 SERVICES = [
     (auth, method)
     for file in (pb, user_pb, compliance_pb, escrow_pb, status_pb)

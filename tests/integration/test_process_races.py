@@ -20,6 +20,8 @@ from support.sql import Sql
 from support.threads import reasons, successes, tell, together
 from support.tokens import me
 
+pytestmark = pytest.mark.no_cover  # others run the same code
+
 REPLAYS = 100
 TABS = 50
 CHANNELS = 4

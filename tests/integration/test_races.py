@@ -17,6 +17,8 @@ from support.service import Service
 from support.threads import reasons, successes, tell, together
 from support.tokens import me
 
+pytestmark = pytest.mark.no_cover  # others run the same code
+
 THREADS = 50
 CHANNELS = 5
 

@@ -20,6 +20,8 @@ from pourtier_grpc.auth.refresh_tokens import HEAD, PREFIX
 from support.api import Refused, refusal
 from support.service import Service
 
+pytestmark = pytest.mark.no_cover  # others run the same code
+
 SIZE = HEAD.size + refresh_tokens.MAC_BYTES
 
 

@@ -21,7 +21,11 @@ def oldest() -> Iterator[Databases]:
         made.close()
 
 
-@pytest.fixture(scope="session", params=[18, 16], ids="PostgreSQL {}".format)
+# One is enough for coverage.
+VERSIONS = [18, pytest.param(16, marks=pytest.mark.no_cover)]
+
+
+@pytest.fixture(scope="session", params=VERSIONS, ids="PostgreSQL {}".format)
 def version(request: pytest.FixtureRequest) -> int:
     """Which one.
 
