@@ -11,8 +11,10 @@ import httpx
 import pytest
 
 from pourtier_grpc.devtools.wallet import DevWallet
-from pourtier_grpc.escrow import twins
+from pourtier_grpc.escrow import transfers, twins
+from pourtier_grpc.escrow.outcomes import Outcomes
 from pourtier_grpc.passeur import patience
+from pourtier_grpc.store import engine
 from support.json_api import answered, refused
 from support.passeur import PasseurSim, passeur_sim
 from support.servers import Databases
@@ -146,6 +148,22 @@ def test_while_passeur_is_away(
     finally:
         sim.start()
     assert answered(ann.move(path, key="k"))["type"] == KINDS[path]
+
+
+def test_a_refusal_that_cannot_be_noted(
+    ann: Ann, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> bool:
+        raise engine.unavailable()
+
+    monkeypatch.setattr(Outcomes, "removed", lost)
+    monkeypatch.setattr(transfers, "DOUBT_SECONDS", 0.1)
+    answer = ann.move(WITHDRAW, "1000")
+    assert answer.status_code == 503
+    said = refused(answer, "OUTCOME_UNKNOWN")
+    assert said.retry_seconds is None
+    path = f"{TRANSACTIONS}/{said.metadata['transaction_id']}"
+    assert answered(ann.get(path))["status"] == "TRANSACTION_STATUS_PENDING"
 
 
 @PATHS

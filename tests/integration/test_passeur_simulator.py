@@ -127,6 +127,12 @@ class TestRequests:
             assert charge(sim, wallet, str(uuid4()), body).status_code == 201
 
 
+def test_a_page_in_a_browser_is_refused(sim: PasseurSim) -> None:
+    headers = {"Origin": "https://elsewhere.example"}
+    for verb, path in (("POST", "/_sim/faults"), ("GET", "/_sim/effects")):
+        assert sim.http.request(verb, path, headers=headers).status_code == 403
+
+
 class TestFaults:
     def test_apply_to_the_next_calls_that_match(self, sim: PasseurSim) -> None:
         wallet, prefix = sim.escrow(), str(uuid4())

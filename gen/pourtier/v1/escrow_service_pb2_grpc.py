@@ -96,9 +96,9 @@ class EscrowServiceServicer:
         Takes an idempotency key.
 
         Errors: INVALID_AMOUNT, ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE (nothing is moved
-        then), and those of every call by a signed-in user. DATABASE_UNAVAILABLE and
-        DEADLINE_EXCEEDED do not say, as ever, that nothing was moved: repeat the call under
-        the same key, or look at ListTransactions.
+        then), OUTCOME_UNKNOWN, and those of every call by a signed-in user. OUTCOME_UNKNOWN
+        and DEADLINE_EXCEEDED leave open whether anything is moved: repeat the call under the
+        same key, or look at ListTransactions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,9 +113,9 @@ class EscrowServiceServicer:
         Takes an idempotency key.
 
         Errors: INVALID_AMOUNT, INSUFFICIENT_BALANCE, ESCROW_NOT_INITIALIZED,
-        PASSEUR_UNAVAILABLE (nothing is moved then), and those of every call by a signed-in
-        user. DATABASE_UNAVAILABLE and DEADLINE_EXCEEDED do not say, as ever, that nothing was
-        moved: repeat the call under the same key, or look at ListTransactions.
+        PASSEUR_UNAVAILABLE (nothing is moved then), OUTCOME_UNKNOWN, and those of every call
+        by a signed-in user. OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything
+        is moved: repeat the call under the same key, or look at ListTransactions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,7 +137,8 @@ class EscrowServiceServicer:
     def ListTransactions(self, request, context):
         """Lists the caller's deposits and withdrawals, the newest first.
 
-        Changes nothing. A signed-in user may call it.
+        Changes nothing. A signed-in user may call it. One whose call is not answered yet may
+        be refused, and is gone then.
 
         Errors: INVALID_PAGE_TOKEN, and those of every call by a signed-in user.
         """

@@ -54,9 +54,9 @@ class EscrowServiceStub:
     Takes an idempotency key.
 
     Errors: INVALID_AMOUNT, ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE (nothing is moved
-    then), and those of every call by a signed-in user. DATABASE_UNAVAILABLE and
-    DEADLINE_EXCEEDED do not say, as ever, that nothing was moved: repeat the call under
-    the same key, or look at ListTransactions.
+    then), OUTCOME_UNKNOWN, and those of every call by a signed-in user. OUTCOME_UNKNOWN
+    and DEADLINE_EXCEEDED leave open whether anything is moved: repeat the call under the
+    same key, or look at ListTransactions.
     """
     Withdraw: _grpc.UnaryUnaryMultiCallable[_escrow_service_pb2.WithdrawRequest, _escrow_service_pb2.Transaction]
     """Begins to move money from the caller's escrow back to their wallet.
@@ -67,9 +67,9 @@ class EscrowServiceStub:
     Takes an idempotency key.
 
     Errors: INVALID_AMOUNT, INSUFFICIENT_BALANCE, ESCROW_NOT_INITIALIZED,
-    PASSEUR_UNAVAILABLE (nothing is moved then), and those of every call by a signed-in
-    user. DATABASE_UNAVAILABLE and DEADLINE_EXCEEDED do not say, as ever, that nothing was
-    moved: repeat the call under the same key, or look at ListTransactions.
+    PASSEUR_UNAVAILABLE (nothing is moved then), OUTCOME_UNKNOWN, and those of every call
+    by a signed-in user. OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything
+    is moved: repeat the call under the same key, or look at ListTransactions.
     """
     GetBalance: _grpc.UnaryUnaryMultiCallable[_escrow_service_pb2.GetBalanceRequest, _escrow_service_pb2.Balance]
     """Answers what the caller's escrow holds.
@@ -83,7 +83,8 @@ class EscrowServiceStub:
     ListTransactions: _grpc.UnaryUnaryMultiCallable[_escrow_service_pb2.ListTransactionsRequest, _escrow_service_pb2.ListTransactionsResponse]
     """Lists the caller's deposits and withdrawals, the newest first.
 
-    Changes nothing. A signed-in user may call it.
+    Changes nothing. A signed-in user may call it. One whose call is not answered yet may
+    be refused, and is gone then.
 
     Errors: INVALID_PAGE_TOKEN, and those of every call by a signed-in user.
     """
@@ -122,9 +123,9 @@ class EscrowServiceAsyncStub(EscrowServiceStub):
     Takes an idempotency key.
 
     Errors: INVALID_AMOUNT, ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE (nothing is moved
-    then), and those of every call by a signed-in user. DATABASE_UNAVAILABLE and
-    DEADLINE_EXCEEDED do not say, as ever, that nothing was moved: repeat the call under
-    the same key, or look at ListTransactions.
+    then), OUTCOME_UNKNOWN, and those of every call by a signed-in user. OUTCOME_UNKNOWN
+    and DEADLINE_EXCEEDED leave open whether anything is moved: repeat the call under the
+    same key, or look at ListTransactions.
     """
     Withdraw: _aio.UnaryUnaryMultiCallable[_escrow_service_pb2.WithdrawRequest, _escrow_service_pb2.Transaction]  # type: ignore[assignment]
     """Begins to move money from the caller's escrow back to their wallet.
@@ -135,9 +136,9 @@ class EscrowServiceAsyncStub(EscrowServiceStub):
     Takes an idempotency key.
 
     Errors: INVALID_AMOUNT, INSUFFICIENT_BALANCE, ESCROW_NOT_INITIALIZED,
-    PASSEUR_UNAVAILABLE (nothing is moved then), and those of every call by a signed-in
-    user. DATABASE_UNAVAILABLE and DEADLINE_EXCEEDED do not say, as ever, that nothing was
-    moved: repeat the call under the same key, or look at ListTransactions.
+    PASSEUR_UNAVAILABLE (nothing is moved then), OUTCOME_UNKNOWN, and those of every call
+    by a signed-in user. OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything
+    is moved: repeat the call under the same key, or look at ListTransactions.
     """
     GetBalance: _aio.UnaryUnaryMultiCallable[_escrow_service_pb2.GetBalanceRequest, _escrow_service_pb2.Balance]  # type: ignore[assignment]
     """Answers what the caller's escrow holds.
@@ -151,7 +152,8 @@ class EscrowServiceAsyncStub(EscrowServiceStub):
     ListTransactions: _aio.UnaryUnaryMultiCallable[_escrow_service_pb2.ListTransactionsRequest, _escrow_service_pb2.ListTransactionsResponse]  # type: ignore[assignment]
     """Lists the caller's deposits and withdrawals, the newest first.
 
-    Changes nothing. A signed-in user may call it.
+    Changes nothing. A signed-in user may call it. One whose call is not answered yet may
+    be refused, and is gone then.
 
     Errors: INVALID_PAGE_TOKEN, and those of every call by a signed-in user.
     """
@@ -199,9 +201,9 @@ class EscrowServiceServicer(metaclass=_abc_1.ABCMeta):
         Takes an idempotency key.
 
         Errors: INVALID_AMOUNT, ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE (nothing is moved
-        then), and those of every call by a signed-in user. DATABASE_UNAVAILABLE and
-        DEADLINE_EXCEEDED do not say, as ever, that nothing was moved: repeat the call under
-        the same key, or look at ListTransactions.
+        then), OUTCOME_UNKNOWN, and those of every call by a signed-in user. OUTCOME_UNKNOWN
+        and DEADLINE_EXCEEDED leave open whether anything is moved: repeat the call under the
+        same key, or look at ListTransactions.
         """
 
     @_abc_1.abstractmethod
@@ -218,9 +220,9 @@ class EscrowServiceServicer(metaclass=_abc_1.ABCMeta):
         Takes an idempotency key.
 
         Errors: INVALID_AMOUNT, INSUFFICIENT_BALANCE, ESCROW_NOT_INITIALIZED,
-        PASSEUR_UNAVAILABLE (nothing is moved then), and those of every call by a signed-in
-        user. DATABASE_UNAVAILABLE and DEADLINE_EXCEEDED do not say, as ever, that nothing was
-        moved: repeat the call under the same key, or look at ListTransactions.
+        PASSEUR_UNAVAILABLE (nothing is moved then), OUTCOME_UNKNOWN, and those of every call
+        by a signed-in user. OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything
+        is moved: repeat the call under the same key, or look at ListTransactions.
         """
 
     @_abc_1.abstractmethod
@@ -246,7 +248,8 @@ class EscrowServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_escrow_service_pb2.ListTransactionsResponse, _abc.Awaitable[_escrow_service_pb2.ListTransactionsResponse]]:
         """Lists the caller's deposits and withdrawals, the newest first.
 
-        Changes nothing. A signed-in user may call it.
+        Changes nothing. A signed-in user may call it. One whose call is not answered yet may
+        be refused, and is gone then.
 
         Errors: INVALID_PAGE_TOKEN, and those of every call by a signed-in user.
         """

@@ -239,6 +239,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> tuple[Reply, str | None]:
         """The answer, and what its Retry-After says."""
+        if self.headers["Origin"]:
+            # A page in this machine's browser, which has no business here.
+            return refused(403, "not_for_browsers"), None
         simulator, url = self.server.simulator, urlsplit(self.path)
         content = self._content()
         if isinstance(content, Reply):
