@@ -14,7 +14,7 @@ from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.escrow import transfers, twins
 from pourtier_grpc.escrow.outcomes import Outcomes
 from pourtier_grpc.passeur import patience
-from pourtier_grpc.store import engine
+from pourtier_grpc.store.driver_errors import unavailable
 from support.json_api import answered, refused
 from support.passeur import PasseurSim, passeur_sim
 from support.servers import Databases
@@ -154,7 +154,7 @@ def test_a_refusal_that_cannot_be_noted(
     ann: Ann, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lost(*_: object) -> bool:
-        raise engine.unavailable()
+        raise unavailable()
 
     monkeypatch.setattr(Outcomes, "removed", lost)
     monkeypatch.setattr(transfers, "DOUBT_SECONDS", 0.1)

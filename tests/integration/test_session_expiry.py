@@ -19,7 +19,8 @@ from pourtier_grpc.auth import expiry
 from pourtier_grpc.caller import ADMIN_ROLE
 from pourtier_grpc.errors import PourtierError
 from pourtier_grpc.store import sessions as session_rows
-from pourtier_grpc.store.engine import Transaction, unavailable
+from pourtier_grpc.store.driver_errors import unavailable
+from pourtier_grpc.store.engine import Transaction
 from support.api import refusal
 from support.callers import (
     BY_COMMAND,

@@ -16,6 +16,7 @@ from pourtier_grpc.escrow import transfers as rules
 from pourtier_grpc.escrow import twins
 from pourtier_grpc.escrow.outcomes import Outcomes
 from pourtier_grpc.store import engine, idempotency
+from pourtier_grpc.store.driver_errors import unavailable
 from support.api import Refused, refusal
 from support.callers import Person
 from support.escrow import (
@@ -76,7 +77,7 @@ class Lost:
             lost.times -= 1
             if lost.after:
                 lost._real(*args, **options)
-            raise engine.unavailable()
+            raise unavailable()
 
         monkeypatch.setattr(owner, name, failing)
 

@@ -18,7 +18,8 @@ from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import sessions as session_rows
 from pourtier_grpc.store import users
-from pourtier_grpc.store.engine import Database, Transaction, conflict
+from pourtier_grpc.store.driver_errors import conflict
+from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.sessions import EndCause, Session, SessionStore
 
 # Callers that share a token may be this far apart and still count as one.

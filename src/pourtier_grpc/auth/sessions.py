@@ -18,7 +18,8 @@ from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import outbox, sessions
 from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
-from pourtier_grpc.store.engine import Transaction, unavailable
+from pourtier_grpc.store.driver_errors import unavailable
+from pourtier_grpc.store.engine import Transaction
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.outbox import EventType, OutboxEvent
 from pourtier_grpc.store.sessions import (

@@ -17,7 +17,8 @@ from pourtier_grpc.compliance.chain import End, Walked, walk
 from pourtier_grpc.compliance.sealed import Sealed
 from pourtier_grpc.errors import PourtierError
 from pourtier_grpc.store import audit_walk
-from pourtier_grpc.store.engine import Database, Reader, unavailable
+from pourtier_grpc.store.driver_errors import unavailable
+from pourtier_grpc.store.engine import Database, Reader
 
 SEGMENT = 25_000
 # Below so many links, starting processes takes longer than it saves.

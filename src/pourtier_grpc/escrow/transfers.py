@@ -152,6 +152,8 @@ class Transfers:
         while True:
             committing = False
             try:
+                if doubt.begun and self._find(asked.transfer) is not None:
+                    return
                 with self._database.transaction() as tx:
                     if not doubt.begun:
                         # Before anything is written that would have to be taken back.
@@ -163,8 +165,6 @@ class Transfers:
             except PourtierError as error:
                 if not committing and not doubt.begun:
                     raise
-                if _is_conflict(error) and self._find(asked.transfer) is not None:
-                    return
                 doubt.wait(error)
             else:
                 return
@@ -274,10 +274,6 @@ class _Doubt:
                 transaction_id=self._transfer.key,
             ) from error
         time.sleep(LOOK_SECONDS)
-
-
-def _is_conflict(error: PourtierError) -> bool:
-    return error.reason == ErrorReason.ERROR_REASON_CONFLICT
 
 
 def _seconds_left() -> float:

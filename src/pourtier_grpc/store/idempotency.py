@@ -28,7 +28,8 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import claims
-from pourtier_grpc.store.engine import Database, Transaction, translated_errors
+from pourtier_grpc.store.driver_errors import translated_errors
+from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.escrow_tables import PENDING, escrow_transactions
 from pourtier_grpc.store.tables import idempotency_keys as rows
 

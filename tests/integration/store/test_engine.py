@@ -18,12 +18,8 @@ from integration.store.rows import NOW, known, make_user
 from pourtier_grpc import deadline
 from pourtier_grpc.config import load
 from pourtier_grpc.errors import PourtierError
-from pourtier_grpc.store.engine import (
-    Database,
-    Reader,
-    Transaction,
-    translated_errors,
-)
+from pourtier_grpc.store.driver_errors import translated_errors
+from pourtier_grpc.store.engine import Database, Reader, Transaction
 from pourtier_grpc.store.opening import open_database
 from pourtier_grpc.store.tables import signing_keys, users
 
