@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import pytest
@@ -21,15 +21,9 @@ from pourtier_grpc.devtools.process import ChildProcess
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.failpoints import Failpoint
 from support.api import Api, Refused, refused
-from support.crashes import killed_at, workers
+from support.crashes import killed_at, killed_call, workers
 from support.passeur import PasseurSim, passeur_sim
-from support.processes import (
-    ServeProcess,
-    serve_process,
-    serving,
-    start_worker,
-    worker_process,
-)
+from support.processes import serve_process, serving, start_worker, worker_process
 from support.servers import Databases, state_folder
 from support.sql import Sql
 from support.threads import successes, tell, together
@@ -37,12 +31,16 @@ from support.waiting import wait_until
 
 KEY = "idempotency-key"
 MOVES = ("deposit", "withdrawal")
+# Whoever hears one of these is to come again.
+AGAIN = {"IDEMPOTENCY_IN_PROGRESS", "OVERLOADED", "CONFLICT"}
 # Of a call that will be killed: so long its lease lasts, and a little longer.
 DOOMED_SECONDS = 1.0
 AT_ONCE = 4
 CALLERS = 50
 WITHDRAWALS = 200
 KNOWN_WITHIN = 10.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +69,16 @@ class House:
         self.sim.top_up(wallet.address, balance)
         return bearer
 
-    def doomed(self, point: Failpoint) -> ServeProcess:
-        """A process that will be killed at a point."""
-        return serve_process(
+    def killed(self, kind: str, key: str, bearer: str, point: Failpoint) -> None:
+        """Asks for a move of a process that is killed at a point of it."""
+        doomed = serve_process(
             self.folder,
             self.url,
             next(self.numbers),
             **{**self.settings, "failpoints": point.value},
+        )
+        killed_call(
+            doomed, lambda api: self.move(kind, key, bearer, api, DOOMED_SECONDS)
         )
 
     def worker(self, **settings: Any) -> ChildProcess:
@@ -90,28 +91,25 @@ class House:
     ) -> pb.Transaction:
         """A deposit or a withdrawal of 1."""
         metadata = ((KEY, key), ("authorization", f"Bearer {bearer}"))
-        if kind == "deposit":
-            deposit = pb.DepositRequest(amount="1")
-            return api.escrow.Deposit(deposit, timeout=timeout, metadata=metadata)
-        withdraw = pb.WithdrawRequest(amount="1")
-        return api.escrow.Withdraw(withdraw, timeout=timeout, metadata=metadata)
+        deposit, withdraw = (
+            pb.DepositRequest(amount="1"),
+            pb.WithdrawRequest(amount="1"),
+        )
+        try:
+            if kind == "deposit":
+                return api.escrow.Deposit(deposit, timeout=timeout, metadata=metadata)
+            return api.escrow.Withdraw(withdraw, timeout=timeout, metadata=metadata)
+        except grpc.RpcError as error:
+            raise refused(error) from None
 
-    def repeated(self, kind: str, key: str, bearer: str, number: int = 0) -> Any:
-        """The answer at last, of a caller who comes again while they are told to."""
-        give_up = time.monotonic() + 60
-        while True:
-            try:
-                answer = self.move(kind, key, bearer, self.client(number))
-            except grpc.RpcError as error:
-                told = refused(error)
-                again = {"IDEMPOTENCY_IN_PROGRESS", "OVERLOADED", "CONFLICT"}
-                assert told.reason in again, told
-                assert told.retry is not None
-                assert time.monotonic() < give_up
-                time.sleep(told.retry.retry_delay.ToMilliseconds() / 1000)
-            else:
-                self.promised[key] = answer
-                return answer
+    def repeated(
+        self, kind: str, key: str, bearer: str, number: int = 0
+    ) -> pb.Transaction:
+        """The answer at last, which is promised from then on."""
+        client = self.client(number)
+        answer = at_last(lambda: self.move(kind, key, bearer, client))
+        self.promised[key] = answer
+        return answer
 
     def pending(self) -> int:
         query = "SELECT count(*) FROM escrow_transactions WHERE status = 1"
@@ -141,6 +139,19 @@ class House:
         return len(ours)
 
 
+def at_last(call: Callable[[], T]) -> T:
+    """The answer of a caller who comes again while they are told to."""
+    give_up = time.monotonic() + 60
+    while True:
+        try:
+            return call()
+        except Refused as told:
+            late = time.monotonic() > give_up
+            if told.reason not in AGAIN or told.retry is None or late:
+                raise
+            time.sleep(told.retry.retry_delay.ToMilliseconds() / 1000)
+
+
 @contextmanager
 def house(databases: Databases, count: int = 1, **settings: Any) -> Iterator[House]:
     with ExitStack() as stack:
@@ -168,54 +179,95 @@ def house(databases: Databases, count: int = 1, **settings: Any) -> Iterator[Hou
         )
 
 
-def points(flow: str) -> list[Failpoint]:
-    return [point for point in Failpoint if point.startswith(f"{flow}.")]
-
-
 @pytest.mark.proof
 @pytest.mark.timeout(900)
+@pytest.mark.kills("transfer")
 def test_a_call_killed_at_any_point_is_one_effect(
-    databases: Databases, rounds: Callable[[int, int], int]
+    databases: Databases, points: list[Failpoint], rounds: Callable[[int, int], int]
 ) -> None:
     total = rounds(1, 20)
     plan = [
-        (f"{point}-{kind}-{number}", point, kind)
+        (kind, f"{point}-{kind}-{number}", point)
         for number in range(total)
-        for point in points("transfer")
+        for point in points
         for kind in MOVES
     ]
+
+    def kill_and_repeat(kind: str, key: str, point: Failpoint) -> None:
+        made.killed(kind, key, bearer, point)
+        made.repeated(kind, key, bearer)
+
     with house(databases) as made:
         worker = made.worker()
         start_worker(worker)
         try:
             bearer = made.somebody()
             with ThreadPoolExecutor(AT_ONCE) as pool:
-                list(pool.map(lambda each: _killed(made, bearer, *each), plan))
+                list(pool.map(lambda each: kill_and_repeat(*each), plan))
             wait_until(lambda: made.pending() == 0, within=90)
         finally:
             worker.stop()
         assert made.agree() == len(made.promised) == len(plan)
-    tell(f"{len(plan)} kills at {len(points('transfer'))} points, {total} rounds each")
-
-
-def _killed(made: House, bearer: str, key: str, point: Failpoint, kind: str) -> None:
-    doomed = made.doomed(point)
-    doomed.start()
-    api = Api(doomed.target)
-    try:
-        with pytest.raises(grpc.RpcError):
-            made.move(kind, key, bearer, api, timeout=DOOMED_SECONDS)
-        wait_until(lambda: doomed.child.poll() is not None)
-    finally:
-        api.close()
-        doomed.child.stop()
-    made.repeated(kind, key, bearer)
+    tell(f"{len(plan)} kills at {len(points)} points, {total} rounds each")
 
 
 @pytest.mark.proof
 @pytest.mark.timeout(900)
+@pytest.mark.kills("transfer")
+def test_a_refused_call_killed_at_any_point_is_no_effect(
+    databases: Databases, points: list[Failpoint], rounds: Callable[[int, int], int]
+) -> None:
+    """Of what Passeur has refused, nothing is left, or that it has failed."""
+    total = rounds(1, 20)
+    plan = {f"{point}-{number}": point for number in range(total) for point in points}
+    failed = {Failpoint.TRANSFER_RECORDED, Failpoint.TRANSFER_ASKED}
+    with house(databases) as made:
+        poor = made.somebody("0.5")
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(
+                pool.map(
+                    lambda each: made.killed("withdrawal", each[0], poor, each[1]),
+                    plan.items(),
+                )
+            )
+        left = sum(point in failed for point in plan.values())
+        assert made.pending() == left
+        made.leases_end()
+        worker = made.worker()
+        start_worker(worker)
+        try:
+            wait_until(lambda: made.pending() == 0, within=90)
+        finally:
+            worker.stop()
+        told = {
+            key: _refused(lambda key=key: made.repeated("withdrawal", key, poor))
+            for key in plan
+        }
+        assert told == {
+            key: ("FAILED" if point in failed else "REFUSED", "INSUFFICIENT_BALANCE")
+            for key, point in plan.items()
+        }
+        rows = made.sql.run("SELECT status, failure_reason FROM escrow_transactions")
+        assert rows == [{"status": 3, "failure_reason": "INSUFFICIENT_BALANCE"}] * left
+        assert made.sim.effects(kind="withdrawal") == []
+    tell(f"{len(plan)} kills at {len(points)} points: {left} failed, the rest are gone")
+
+
+def _refused(call: Callable[[], pb.Transaction]) -> tuple[str, str]:
+    """How a caller is told that nothing is moved, and why."""
+    try:
+        answer = call()
+    except Refused as told:
+        return "REFUSED", told.reason
+    status = pb.TransactionStatus.Name(answer.status)
+    return status.removeprefix("TRANSACTION_STATUS_"), answer.failure_reason
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(900)
+@pytest.mark.kills("settlement")
 def test_a_worker_killed_at_any_point_of_a_settlement_loses_nothing(
-    databases: Databases, rounds: Callable[[int, int], int]
+    databases: Databases, points: list[Failpoint], rounds: Callable[[int, int], int]
 ) -> None:
     total = rounds(1, 20)
     with house(databases) as made:
@@ -231,7 +283,7 @@ def test_a_worker_killed_at_any_point_of_a_settlement_loses_nothing(
             made.leases_end()
 
         for _ in range(total):
-            killed_at(points("settlement"), make, work)
+            killed_at(points, make, work)
         made.leases_end()
         worker = made.worker()
         start_worker(worker)
@@ -240,7 +292,7 @@ def test_a_worker_killed_at_any_point_of_a_settlement_loses_nothing(
         finally:
             worker.stop()
         assert made.agree() == len(made.promised)
-    tell(f"{total} rounds at each of {len(points('settlement'))} points")
+    tell(f"{total} rounds at each of {len(points)} points")
 
 
 @pytest.mark.proof
