@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from pourtier_grpc.store import idempotency
 from support import legal, rpcs
 from support.api import refusal
 from support.callers import Person, admin, person
-from support.passeur import PasseurSim, passeur_sim
+from support.passeur import PasseurSim
 from support.service import Service
 from support.threads import reasons, successes, together
 from support.waiting import wait_until
@@ -37,12 +37,6 @@ class Keyed:
     request: Message
     bearer: str
     effects: Callable[[], object]
-
-
-@pytest.fixture(scope="module")
-def sim() -> Iterator[PasseurSim]:
-    with passeur_sim(settle_seconds=0) as running:
-        yield running
 
 
 @pytest.fixture
