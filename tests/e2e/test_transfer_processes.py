@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_a_refused_call_killed_at_any_point_is_no_effect(
         made.leases_end()
         made.settled()
         told = {
-            key: _refused(lambda key=key: made.repeated("withdrawal", key, poor))
+            key: _refused(partial(made.repeated, "withdrawal", key, poor))
             for key in plan
         }
         assert told == {
