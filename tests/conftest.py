@@ -20,6 +20,7 @@ from support import log_watch
 from support.api import Api
 from support.clock import ManualClock
 from support.edge import Edge, edge
+from support.passeur import PasseurSim, passeur_sim
 from support.ports import free_port
 from support.roles import as_role
 from support.servers import Databases, postgres, redis, state_folder
@@ -169,3 +170,19 @@ def public_edge(server: Server, settings: Settings, folder: Path) -> Iterator[Ed
     """A real Envoy in front of `server`."""
     with edge(settings, folder) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def sim() -> Iterator[PasseurSim]:
+    """A module's own Passeur, simulated: what it takes in, it settles at once."""
+    with passeur_sim(settle_seconds=0) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _no_fault_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    taken = "sim" in request.fixturenames
+    sim = request.getfixturevalue("sim") if taken else None
+    yield
+    if sim is not None:
+        sim.reset()

@@ -38,7 +38,7 @@ from support.matrix import (
     combinations,
     expected,
 )
-from support.passeur import PasseurSim, passeur_sim
+from support.passeur import PasseurSim
 from support.rpcs import NoRequestError, Rpc, contract_rpcs, minimal, rpc_of, scopes_of
 from support.servers import Databases
 from support.service import service
@@ -51,13 +51,6 @@ SCOPES = scopes_of(RPCS.values())
 
 def world_of(made: Stack, sim: PasseurSim) -> World:
     return World(made, SCOPES, {PUBLIC: made.public, INTERNAL: made.internal}, sim)
-
-
-@pytest.fixture(scope="module")
-def sim() -> Iterator[PasseurSim]:
-    """Where everybody who has an account has an escrow."""
-    with passeur_sim() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

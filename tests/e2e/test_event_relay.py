@@ -30,7 +30,6 @@ from support.servers import redis as redis_server
 from support.threads import tell
 from support.waiting import wait_until
 
-POINTS = [point for point in Failpoint if point.startswith("relay.")]
 WRITERS = 20
 RELAYS = 4
 
@@ -49,8 +48,13 @@ def box(database_url: str, server: EmbeddedRedis) -> Iterator[Outbox]:
 
 @pytest.mark.proof
 @pytest.mark.timeout(900)
+@pytest.mark.kills("relay")
 def test_killed_at_any_point_stream_and_outbox_agree(
-    box: Outbox, database_url: str, folder: Path, rounds: Callable[[int, int], int]
+    box: Outbox,
+    database_url: str,
+    folder: Path,
+    points: list[Failpoint],
+    rounds: Callable[[int, int], int],
 ) -> None:
     people = [box.user() for _ in range(10)]
     make = workers(folder, database_url, redis_url=box.server.url)
@@ -59,10 +63,9 @@ def test_killed_at_any_point_stream_and_outbox_agree(
         box.add(random.choice(people), 2)  # noqa: S311 - nothing depends on it
         time.sleep(0.02)
 
-    assert len(POINTS) == 4
     count = rounds(2, 20)
     for number in range(count):
-        killed_at([f"{point}@{1 + number % 3}" for point in POINTS], make, work)
+        killed_at([f"{point}@{1 + number % 3}" for point in points], make, work)
     # A worker of the same code, alive, does what is left.
     box.drain()
     consumer = box.read()
@@ -72,7 +75,7 @@ def test_killed_at_any_point_stream_and_outbox_agree(
     assert all(row["publish_time"] for row in rows)
     assert all(row["attempts"] == 0 for row in rows)
     tell(
-        f"{count} kills at each of {len(POINTS)} points: {len(rows)} events, all in the"
+        f"{count} kills at each of {len(points)} points: {len(rows)} events, all in the"
         f" stream, {consumer.duplicates} of them again"
     )
 

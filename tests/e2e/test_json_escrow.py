@@ -15,7 +15,7 @@ from pourtier.v1 import escrow_service_pb2 as pb
 from pourtier_grpc.devtools.wallet import DevWallet
 from support import escrow
 from support.json_api import JsonApi, answered, refused
-from support.passeur import PasseurSim, passeur_sim
+from support.passeur import PasseurSim
 from support.servers import Databases
 from support.stack import Stack, stack
 
@@ -23,18 +23,6 @@ INITIALIZE = "/api/escrow/initialize"
 DEPOSIT, WITHDRAW = "/api/escrow/deposit", "/api/escrow/withdraw"
 BALANCE = "/api/escrow/balance"
 TRANSACTIONS = "/api/escrow/transactions"
-
-
-@pytest.fixture(scope="module")
-def sim() -> Iterator[PasseurSim]:
-    with passeur_sim() as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _no_fault_outlives_its_test(sim: PasseurSim) -> Iterator[None]:
-    yield
-    sim.reset()
 
 
 @pytest.fixture(scope="module")

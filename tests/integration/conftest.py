@@ -7,10 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from pourtier_grpc.config import Settings
+from pourtier_grpc.devtools.redis import EmbeddedRedis
+from pourtier_grpc.passeur import patience
 from pourtier_grpc.server import Server
 from support.api import Api
 from support.clock import ManualClock
-from support.servers import Databases
+from support.events import Outbox, outbox_on
+from support.servers import Databases, redis
 from support.service import Service, service
 from support.sql import Sql
 
@@ -35,3 +38,23 @@ def own(
 ) -> Service:
     """A service for this test alone."""
     return Service(settings=settings, server=server, clock=clock, api=api, sql=sql)
+
+
+@pytest.fixture(scope="module")
+def own_redis() -> Iterator[EmbeddedRedis]:
+    """A module's own Redis: its tests pause it, fill it, and take it away."""
+    with redis() as made:
+        yield made
+
+
+@pytest.fixture
+def box(database_url: str, own_redis: EmbeddedRedis) -> Iterator[Outbox]:
+    """An outbox, and a Redis that has none of its events."""
+    with outbox_on(database_url, own_redis) as made:
+        yield made
+
+
+@pytest.fixture
+def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Passeur fails at is not tried again in the call: nobody has so much time."""
+    monkeypatch.setattr(patience, "WAITS", (100.0,))

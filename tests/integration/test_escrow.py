@@ -18,25 +18,13 @@ from pourtier_grpc.times import moment
 from support.api import refusal, refused
 from support.callers import Person, audited, person
 from support.escrow import funded, initialize
-from support.passeur import PasseurSim, passeur_sim
+from support.passeur import PasseurSim
 from support.servers import Databases
 from support.service import Service, service
 from support.threads import successes, together
 from support.waiting import eventually
 
 NOBODY_WAITS = 0.9
-
-
-@pytest.fixture(scope="module")
-def sim() -> Iterator[PasseurSim]:
-    with passeur_sim() as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _no_fault_outlives_its_test(sim: PasseurSim) -> Iterator[None]:
-    yield
-    sim.reset()
 
 
 @pytest.fixture(scope="module")
@@ -231,28 +219,6 @@ class TestBalance:
         sim.fault(operation="balance", times=None, status=503)
         assert hurried_balance(running, bob).balance.amount == "6"
         assert hurried_balance(running, ann).balance.amount == "5"
-
-
-def test_an_open_breaker_asks_nobody_and_answers_what_was_last_known(
-    make: Callable[..., Service], sim: PasseurSim
-) -> None:
-    made = make(passeur_breaker_failures=1)
-    ann, bob = person(made), person(made)
-    funded(made, sim, ann, "5")
-    initialize(made, bob)
-    balance(made, ann)
-    sim.fault(operation="balance", status=503)
-    assert hurried_balance(made, ann).stale
-    asked = len(sim.requests())
-    got = balance(made, ann)
-    assert (got.stale, got.balance.amount) == (True, "5")
-    with refusal("PASSEUR_UNAVAILABLE") as caught:
-        balance(made, bob)
-    assert caught[0].retry is not None
-    assert caught[0].retry.retry_delay.ToTimedelta() == timedelta(seconds=30)
-    assert len(sim.requests()) == asked
-    made.clock.move(seconds=30)
-    assert not balance(made, ann).stale
 
 
 def test_without_passeur_what_needs_none_is_answered(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,8 @@ from pourtier_grpc.config import Settings
 from pourtier_grpc.store import idempotency
 from support import legal, rpcs
 from support.api import refusal
-from support.callers import Person, admin, person
-from support.passeur import PasseurSim, passeur_sim
+from support.callers import Person, admin, api_key, person
+from support.passeur import PasseurSim
 from support.service import Service
 from support.threads import reasons, successes, together
 from support.waiting import wait_until
@@ -37,12 +37,6 @@ class Keyed:
     request: Message
     bearer: str
     effects: Callable[[], object]
-
-
-@pytest.fixture(scope="module")
-def sim() -> Iterator[PasseurSim]:
-    with passeur_sim(settle_seconds=0) as running:
-        yield running
 
 
 @pytest.fixture
@@ -208,6 +202,29 @@ def test_keys_are_each_callers_own(own: Service) -> None:
         answer = send(own, renaming(own, name), "k")
         assert isinstance(answer, User)
         assert answer.display_name == name
+
+
+def test_a_services_keys_are_its_own_whichever_api_key_it_uses(own: Service) -> None:
+    """So that a call can be repeated while its API key is being replaced."""
+    ann = person(own)
+    first, second, other = (
+        api_key(own, "users.kyc", name=name) for name in ("kyc", "kyc", "another")
+    )
+    request = user_pb.SetKycLevelRequest(
+        user_id=ann.user_id, kyc_level=KycLevel.KYC_LEVEL_BASIC, reason="seen"
+    )
+
+    def set_level(credential: tuple[str, str]) -> User:
+        method = own.api.users.SetKycLevel
+        return own.api.call(method, request, (KEY, "k"), credential)
+
+    answer = set_level(first)
+    before = own.sql.counts()
+    assert set_level(second) == answer
+    assert own.sql.counts() == before
+    # Another service's key of that name is another key.
+    set_level(other)
+    assert [row["caller"] for row in rows(own)] == ["service:kyc", "service:another"]
 
 
 def test_a_refusal_leaves_the_key_free(own: Service) -> None:

@@ -20,16 +20,10 @@ from pourtier_grpc.passeur.errors import MalformedAnswerError, RefusedError
 from pourtier_grpc.passeur.models import Charge, Transaction, TransactionStatus
 from pourtier_grpc.telemetry.metrics import Metrics
 from support.clock import ManualClock
-from support.passeur import PasseurSim, passeur_client, passeur_sim
+from support.passeur import PasseurSim, passeur_client
 from support.waiting import eventually
 
 PENDING, CONFIRMED, FAILED = TransactionStatus
-
-
-@pytest.fixture(scope="module")
-def sim() -> Iterator[PasseurSim]:
-    with passeur_sim() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from uuid import uuid4
@@ -14,7 +14,7 @@ import pytest
 from pourtier_grpc.passeur.client import Passeur
 from pourtier_grpc.passeur.errors import RefusedError, UnavailableError
 from pourtier_grpc.passeur.models import Charge
-from support.passeur import PasseurSim, passeur_client, passeur_sim
+from support.passeur import PasseurSim, passeur_client
 from support.threads import tell, together
 
 # Of the many rounds, on a busy machine.
@@ -23,12 +23,6 @@ pytestmark = pytest.mark.timeout(900)
 Rounds = Callable[[int, int], int]
 CALLERS = 4
 PLENTY = "1000000"
-
-
-@pytest.fixture(scope="module")
-def sim() -> Iterator[PasseurSim]:
-    with passeur_sim() as running:
-        yield running
 
 
 def charge(passeur: Passeur, wallet: str, key: str) -> Charge:

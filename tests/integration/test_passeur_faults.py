@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -19,32 +16,18 @@ from pourtier_grpc import deadline
 from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.passeur.breaker import BreakerState
 from pourtier_grpc.passeur.errors import (
-    MalformedAnswerError,
     RefusedError,
     Unavailability,
     UnavailableError,
 )
 from pourtier_grpc.passeur.models import Charge
-from pourtier_grpc.telemetry import otlp, tracing
-from support.otlp import receiver
-from support.passeur import PasseurClient, PasseurSim, passeur_client, passeur_sim
+from support.listeners import listener
+from support.passeur import PasseurClient, PasseurSim, passeur_client
 from support.waiting import eventually
 
 CALLS = "pourtier_passeur_calls_total"
 RETRIES = "pourtier_passeur_retries_total"
 BREAKER = "pourtier_passeur_breaker_state"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[PasseurSim]:
-    with passeur_sim() as sim:
-        yield sim
-
-
-@pytest.fixture
-def sim(running: PasseurSim) -> Iterator[PasseurSim]:
-    yield running
-    running.reset()
 
 
 @pytest.fixture
@@ -359,135 +342,3 @@ class TestConnections:
             assert not error.sent
             assert busy.result(20)
             assert client.state() is BreakerState.CLOSED
-
-
-class TestStrangeAnswers:
-    @pytest.mark.parametrize(
-        "answer",
-        [
-            b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>",
-            b"HTTP/1.1 301 Moved\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n",
-            b"HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\n{}",
-            b'HTTP/1.1 404 No\r\nContent-Length: 20\r\n\r\n{"error":"not found"}',
-            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
-            b"HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n" + b" " * 2_000_000,
-        ],
-        ids=["html", "moved", "unauthorized", "not-found", "gzip", "endless"],
-    )
-    def test_are_malformed_and_leave_it_open(
-        self, answer: bytes, wallet: str, key: str
-    ) -> None:
-        with listener(answer) as strange, passeur_client(strange.url) as client:
-            with pytest.raises(MalformedAnswerError) as info:
-                charge(client, wallet, key)
-            assert info.value.may_have_taken_effect
-            assert client.waits == []
-            assert client.scrape().values(CALLS, outcome="malformed") == [1]
-            assert client.state() is BreakerState.CLOSED
-
-    @pytest.mark.parametrize("answer", [b"", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 200 O"])
-    def test_what_is_no_http_is_a_lost_connection(
-        self, answer: bytes, wallet: str, key: str
-    ) -> None:
-        with listener(answer) as strange, passeur_client(strange.url) as client:
-            error = unavailable(lambda: charge(client, wallet, key))
-        assert (error.why, error.sent) == (Unavailability.LOST, True)
-
-
-def test_a_sampled_call_has_a_span_for_each_attempt(
-    client: PasseurClient,
-    sim: PasseurSim,
-    wallet: str,
-    key: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(otlp, "BATCH_SECONDS", 0.05)
-    sim.fault(key=key, status=503)
-    with receiver() as collector:
-        traces = otlp.OtlpTracing(endpoint=collector.endpoint, ratio=1.0, version="0")
-        parent = tracing.Parent("a" * 32, "b" * 16, sampled=True, state="vendor=x")
-        span = traces.begin("a.Service/Call", {}, parent)
-        charge(client, wallet, key)
-        with pytest.raises(RefusedError):
-            client.passeur.balance("unknown")
-        span.end(code=0, reason=None, fault=False)
-        charge(client, wallet, key)
-        traces.stop()
-        first, second = collector.named("POST /escrow/{wallet}/charges", 2)
-        (balance,) = collector.named("GET /escrow/{wallet}/balance")
-        sent = b"".join(each.SerializeToString() for each in collector.requests)
-    assert first.attributes == {
-        "http.request.method": "POST",
-        "url.template": "/escrow/{wallet}/charges",
-        "http.response.status_code": 503,
-        "error.type": "503",
-    }
-    assert first.raw.kind == first.raw.SPAN_KIND_CLIENT
-    assert second.attributes["http.request.resend_count"] == 1
-    assert second.attributes["http.response.status_code"] == 201
-    assert balance.raw.status.code == balance.raw.status.STATUS_CODE_ERROR
-    assert {each.parent_id for each in (first, second, balance)} == {
-        span._span.get_span_context().span_id.to_bytes(8, "big").hex()
-    }
-    carried = [each["traceparent"] for each in sim.requests(key=key)]
-    assert carried == [
-        *(f"00-{'a' * 32}-{each.span_id}-01" for each in (first, second)),
-        None,
-    ]
-    assert wallet.encode() not in sent
-    assert key.encode() not in sent
-
-
-class Listener:
-    """Answers whatever comes with the same bytes, and closes the connection.
-
-    With `drip`, it goes on sending a byte every so many seconds.
-    """
-
-    def __init__(self, answer: bytes, drip: float) -> None:
-        self._answer, self._drip = answer, drip
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        if not self._closed.is_set():
-            self._closed.set()
-            # Closing it would not wake the thread that accepts.
-            with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-            self._thread.join(10)
-            self._socket.close()
-
-    def _serve(self) -> None:
-        while not self._closed.is_set():
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            with connection, suppress(OSError):
-                self._read(connection)
-                connection.sendall(self._answer)
-                while self._drip and not self._closed.wait(self._drip):
-                    connection.sendall(b" ")
-
-    @staticmethod
-    def _read(connection: socket.socket) -> None:
-        """Reads a request: what is left unread would end the connection abruptly."""
-        with connection.makefile("rb") as stream:
-            length = 0
-            while line := stream.readline().strip():
-                name, _, value = line.lower().partition(b":")
-                length = int(value) if name == b"content-length" else length
-            stream.read(length)
-
-
-@contextmanager
-def listener(answer: bytes, drip: float = 0) -> Iterator[Listener]:
-    made = Listener(answer, drip)
-    try:
-        yield made
-    finally:
-        made.close()

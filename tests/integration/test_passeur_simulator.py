@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,21 +16,9 @@ from pourtier_grpc.devtools.passeur.server import Simulator
 from pourtier_grpc.devtools.process import DevServerError
 from pourtier_grpc.devtools.wallet import DevWallet
 from support.commands import quickly
-from support.passeur import PasseurSim, passeur_sim
+from support.passeur import PasseurSim
 
 ID = {"X-Request-Id": "r"}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[PasseurSim]:
-    with passeur_sim() as sim:
-        yield sim
-
-
-@pytest.fixture
-def sim(running: PasseurSim) -> Iterator[PasseurSim]:
-    yield running
-    running.reset()
 
 
 def charge(

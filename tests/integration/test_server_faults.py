@@ -25,7 +25,7 @@ from pourtier.v1.user_service_pb2 import GetMeRequest, UpdateMeRequest
 from pourtier_grpc.devtools.postgres import EmbeddedPostgres
 from pourtier_grpc.devtools.state import open_state
 from pourtier_grpc.devtools.wallet import DevWallet
-from support.api import Api, Refused, status_of
+from support.api import Api, Refused, UnansweredError
 from support.processes import ServeProcess, serving
 from support.servers import Databases, state_folder
 from support.service import Service, running
@@ -74,9 +74,8 @@ def load(target: str, work: Callable[[Api], str]) -> Iterator[Load]:
                 found.done.append(work(api))
             except Refused as error:
                 found.refused.append(error)
-            except AssertionError as error:
-                # No details: the transport said it, not the service.
-                found.bare.append(transport_error(error))
+            except UnansweredError as unanswered:
+                found.bare.append(unanswered.error)
                 time.sleep(0.02)
             time.sleep(0.005)
         api.close()
@@ -89,14 +88,6 @@ def load(target: str, work: Callable[[Api], str]) -> Iterator[Load]:
             over.set()
             for caller in callers:
                 caller.result(30)
-
-
-def transport_error(error: AssertionError) -> grpc.RpcError:
-    """The error that was not one of the service's."""
-    cause = error.__context__
-    if not isinstance(cause, grpc.RpcError) or status_of(cause) is not None:
-        raise error
-    return cause
 
 
 def register(api: Api) -> str:

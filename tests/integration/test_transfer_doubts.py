@@ -56,7 +56,6 @@ def settings(make_settings: Callable[..., Settings], running: PasseurSim) -> Set
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "DOUBT_SECONDS", 0.3)
     monkeypatch.setattr(twins, "JOIN_SECONDS", 0.3)
 
 
@@ -139,6 +138,7 @@ def test_a_refusal_that_cannot_be_noted_is_not_told(
     own: Service, sim: PasseurSim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ann = escrowed(own, sim, "1")
+    monkeypatch.setattr(rules, "DOUBT_SECONDS", 0.3)
     Lost(monkeypatch, Outcomes, "removed").times = 1000
     with refusal("OUTCOME_UNKNOWN", StatusCode.UNAVAILABLE) as caught:
         withdraw(own, ann, "5")
@@ -177,6 +177,7 @@ def test_a_commit_that_nobody_knows_of_is_told_as_that(
     own: Service, sim: PasseurSim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ann = escrowed(own, sim)
+    monkeypatch.setattr(rules, "DOUBT_SECONDS", 0.3)
     Lost(monkeypatch, engine.Transaction, "commit").times = 1000
     with refusal("OUTCOME_UNKNOWN"):
         withdraw(own, ann)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from grpc import StatusCode
+from psycopg import sql
 
 from pourtier.v1 import escrow_service_pb2 as pb
 from pourtier_grpc.config import Settings
 from pourtier_grpc.escrow import transfers as rules
-from pourtier_grpc.escrow import twins
-from pourtier_grpc.escrow.settlement import BATCH
-from pourtier_grpc.passeur import patience
-from pourtier_grpc.passeur.breaker import BreakerState
+from pourtier_grpc.failpoints import Failpoint
 from support.api import refusal
 from support.callers import audited, person
 from support.escrow import (
@@ -26,65 +23,28 @@ from support.escrow import (
     WITHDRAWAL,
     balance,
     deposit,
+    effects,
     escrowed,
     found,
     keys,
     rows,
+    settle,
     withdraw,
 )
-from support.passeur import PasseurSim, passeur_sim
+from support.passeur import PasseurSim
+from support.servers import OTHERS
 from support.service import Service
-from support.threads import reasons, successes, together
-from support.waiting import wait_until
 
-# How long Passeur is waited for.
-PATIENCE = 1.0
+pytestmark = pytest.mark.usefixtures("no_retries")
+
 UNKNOWN = "019a0000-0000-7000-8000-000000000000"
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[PasseurSim]:
-    with passeur_sim(settle_seconds=0) as made:
-        yield made
-
-
 @pytest.fixture
-def sim(running: PasseurSim) -> Iterator[PasseurSim]:
-    yield running
-    running.reset()
-
-
-@pytest.fixture(autouse=True)
-def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fails is not tried again in the call: nobody has so much time."""
-    monkeypatch.setattr(patience, "WAITS", (100.0,))
-
-
-@pytest.fixture
-def settings(make_settings: Callable[..., Settings], running: PasseurSim) -> Settings:
+def settings(make_settings: Callable[..., Settings], sim: PasseurSim) -> Settings:
     return make_settings(
-        passeur_url=running.url,
-        passeur_timeout_seconds=PATIENCE,
-        passeur_breaker_failures=1000,
+        passeur_url=sim.url, passeur_timeout_seconds=1, passeur_breaker_failures=1000
     )
-
-
-def settle(service: Service, within: float = 10) -> None:
-    """Has everything settled, by as many looks as that takes."""
-    settlement = service.server._parts.escrows.settlement
-
-    def settled() -> bool:
-        # Not so far that sessions end meanwhile.
-        service.clock.move(seconds=5)
-        time.sleep(0.05)
-        settlement.settle()
-        return all(row["status"] != PENDING for row in rows(service))
-
-    wait_until(settled, within)
-
-
-def effects(sim: PasseurSim, transfer: pb.Transaction) -> list[dict[str, Any]]:
-    return sim.effects(key=transfer.transaction_id)
 
 
 class TestMoving:
@@ -269,205 +229,6 @@ class TestSilence:
             sim.start()
         assert withdraw(own, ann, key="k").status == PENDING
 
-    def test_while_passeur_is_left_alone_nothing_is_even_written(
-        self, own: Service, sim: PasseurSim
-    ) -> None:
-        ann = escrowed(own, sim)
-        passeur = own.server._parts.passeur
-        assert passeur is not None
-        for _ in range(1000):
-            entered = passeur.breaker.enter()
-            assert entered is not None
-            passeur.breaker.leave(entered, well=False)
-        before = own.sql.counts()
-        for move in (deposit, withdraw):
-            with refusal("PASSEUR_UNAVAILABLE", StatusCode.UNAVAILABLE) as caught:
-                move(own, ann, key="k")
-            assert caught[0].retry is not None
-            assert 0 < caught[0].retry.retry_delay.seconds <= 30
-        assert own.sql.counts() == before
-        # Nor does the background ask.
-        assert not own.server._parts.escrows.settlement.settle()
-
-
-class TestBreaker:
-    @pytest.fixture
-    def settings(
-        self, make_settings: Callable[..., Settings], running: PasseurSim
-    ) -> Settings:
-        return make_settings(passeur_url=running.url, passeur_timeout_seconds=PATIENCE)
-
-    def test_it_opens_half_opens_and_closes_by_the_clock(
-        self, own: Service, sim: PasseurSim
-    ) -> None:
-        """Meanwhile a balance is stale and says so, and nothing is moved or left."""
-        ann = escrowed(own, sim, "7")
-        live = balance(own, ann)
-        assert (live.balance.amount, live.stale) == ("7", False)
-        sim.fault(operation="withdraw", status=500, times=5)
-        open_ones = [withdraw(own, ann) for _ in range(5)]
-        assert _state(own) is BreakerState.OPEN
-
-        def refused(seconds: float) -> None:
-            own.clock.move(seconds=seconds)
-            before, asked = own.sql.counts(), len(sim.requests())
-            stale = balance(own, ann)
-            assert (stale.balance, stale.as_of) == (live.balance, live.as_of)
-            assert stale.stale
-            with refusal("PASSEUR_UNAVAILABLE", StatusCode.UNAVAILABLE) as caught:
-                withdraw(own, ann, key="k")
-            assert caught[0].retry is not None
-            assert own.sql.counts() == before
-            assert len(sim.requests()) == asked
-
-        refused(0)
-        refused(29.9)
-        # The rest is over: the first call is a probe, and fails.
-        own.clock.move(seconds=0.2)
-        sim.fault(operation="balance", status=503)
-        assert balance(own, ann).stale
-        assert _state(own) is BreakerState.OPEN
-        refused(29.9)
-        own.clock.move(seconds=0.2)
-        assert not balance(own, ann).stale
-        assert _state(own) is BreakerState.HALF_OPEN
-        assert not balance(own, ann).stale
-        assert _state(own) is BreakerState.CLOSED
-        settle(own)
-        for each in open_ones:
-            assert found(own, ann, each.transaction_id).status == CONFIRMED
-        assert balance(own, ann).balance.amount == "2"
-
-    def test_where_nothing_is_known_a_balance_is_refused(
-        self, own: Service, sim: PasseurSim
-    ) -> None:
-        ann = escrowed(own, sim, "0")
-        sim.fault(operation="balance", status=500)
-        with refusal("PASSEUR_UNAVAILABLE", StatusCode.UNAVAILABLE) as caught:
-            balance(own, ann)
-        assert caught[0].retry is not None
-
-
-def _state(service: Service) -> BreakerState:
-    passeur = service.server._parts.passeur
-    assert passeur is not None
-    return passeur.breaker.state
-
-
-class TestLeases:
-    def test_who_asks_has_it_alone_until_the_lease_is_over(
-        self, own: Service, sim: PasseurSim
-    ) -> None:
-        ann = escrowed(own, sim)
-        made = withdraw(own, ann)
-        settlement = own.server._parts.escrows.settlement
-        sim.fault(operation="transaction", times=1, status=500)
-        own.clock.move(seconds=2)
-        settlement.settle()
-        (row,) = rows(own)
-        assert row["lease_id"] is None
-        assert row["attempts"] == 1
-        # Another is asking: it holds a lease.
-        own.sql.run(
-            "UPDATE escrow_transactions SET lease_id = gen_random_uuid(),"
-            " next_attempt_time = %s",
-            own.clock.now() + settlement.lease,
-        )
-        seen = len(sim.requests())
-        settlement.settle()
-        assert len(sim.requests()) == seen
-        own.clock.move(seconds=settlement.lease.total_seconds() + 1)
-        settlement.settle()
-        assert found(own, ann, made.transaction_id).status == CONFIRMED
-
-    def test_a_call_that_lost_its_lease_writes_nothing_and_tells_what_is(
-        self, own: Service, sim: PasseurSim, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A call that slept for long finds what the background has made of it."""
-        ann = escrowed(own, sim, "0")
-
-        def overtaken(point: object) -> None:
-            if point == "transfer.asked":
-                own.sql.run(
-                    "UPDATE escrow_transactions SET lease_id = NULL, status = %s,"
-                    " next_attempt_time = NULL, failure_reason = 'SETTLEMENT_FAILED'",
-                    FAILED,
-                )
-
-        monkeypatch.setattr(rules, "reach", overtaken)
-        assert withdraw(own, ann, key="k").status == FAILED
-
-    def test_many_workers_ask_once_about_each(
-        self, own: Service, sim: PasseurSim
-    ) -> None:
-        ann = escrowed(own, sim)
-        made = [withdraw(own, ann, "0.5") for _ in range(BATCH + 4)]
-        own.clock.move(seconds=2)
-        settlement = own.server._parts.escrows.settlement
-        before = len(sim.requests(operation="transaction"))
-        assert reasons(together(4, lambda _: settlement.settle())) == []
-        assert len(sim.requests(operation="transaction")) - before <= len(made)
-        settle(own)
-        for each in made:
-            assert found(own, ann, each.transaction_id).status == CONFIRMED
-
-
-class TestKeys:
-    def test_fifty_calls_under_a_key_are_one_withdrawal(
-        self, own: Service, sim: PasseurSim
-    ) -> None:
-        ann = escrowed(own, sim)
-        outcomes = together(50, lambda _: withdraw(own, ann, "3", key="k"))
-        assert set(reasons(outcomes)) <= {"IDEMPOTENCY_IN_PROGRESS", "OVERLOADED"}
-        made = successes(outcomes)
-        assert len({each.SerializeToString() for each in made}) == 1
-        assert len(sim.effects(wallet=ann.wallet.address, kind="withdrawal")) == 1
-
-    def test_a_call_that_died_is_joined_when_its_time_is_over(
-        self, own: Service, sim: PasseurSim, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        ann = escrowed(own, sim)
-
-        class DiedError(Exception):
-            pass
-
-        def die(point: object) -> None:
-            if point == "transfer.recorded":
-                raise DiedError
-
-        with monkeypatch.context() as patched:
-            patched.setattr(rules, "reach", die)
-            with refusal("INTERNAL"):
-                withdraw(own, ann, "3", key="k")
-        monkeypatch.setattr(twins, "JOIN_SECONDS", 0.2)
-        with refusal("IDEMPOTENCY_IN_PROGRESS", StatusCode.ABORTED) as caught:
-            withdraw(own, ann, "3", key="k")
-        assert caught[0].retry is not None
-        own.clock.move(seconds=60)
-        joined = withdraw(own, ann, "3", key="k")
-        assert joined.status == PENDING
-        settle(own)
-        assert found(own, ann, joined.transaction_id).status == CONFIRMED
-        assert len(sim.effects(wallet=ann.wallet.address, kind="withdrawal")) == 1
-
-    def test_another_amount_under_a_key_is_refused(
-        self, own: Service, sim: PasseurSim
-    ) -> None:
-        ann = escrowed(own, sim)
-        withdraw(own, ann, "3", key="k")
-        with refusal("IDEMPOTENCY_KEY_REUSED"):
-            withdraw(own, ann, "4", key="k")
-        with refusal("IDEMPOTENCY_KEY_REUSED"):
-            deposit(own, ann, "3", key="k")
-        assert len(rows(own)) == 1
-
-    def test_without_a_key_each_call_is_its_own(
-        self, own: Service, sim: PasseurSim
-    ) -> None:
-        ann = escrowed(own, sim)
-        assert withdraw(own, ann).transaction_id != withdraw(own, ann).transaction_id
-        assert len(sim.effects(wallet=ann.wallet.address, kind="withdrawal")) == 2
-
 
 def test_a_call_that_ends_lets_go_of_what_it_asked_for(
     own: Service, sim: PasseurSim
@@ -479,3 +240,42 @@ def test_a_call_that_ends_lets_go_of_what_it_asked_for(
     # Nobody has it any more: the call ended in time, and let it go.
     assert row["lease_id"] is None
     assert row["next_attempt_time"] <= own.clock.now()
+
+
+def test_where_passeur_has_answered_and_the_database_is_gone_it_is_settled_later(
+    own: Service, sim: PasseurSim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = escrowed(own, sim)
+
+    def lose_the_database(point: object) -> None:
+        if point == Failpoint.TRANSFER_ASKED:
+            _let_in(own, most=0)
+            own.sql.run(OTHERS)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rules, "reach", lose_the_database)
+        try:
+            # It is known to be under way, and the worker will know more.
+            assert withdraw(own, ann, "5", key="k").status == PENDING
+        finally:
+            _let_in(own, most=-1)
+    (row,) = rows(own)
+    assert (row["status"], row["passeur_transaction_id"]) == (PENDING, None)
+    # The lease of the call that asked is over.
+    own.clock.move(minutes=1)
+    settle(own)
+    (settled,) = rows(own)
+    assert (settled["transaction_id"], settled["status"]) == (
+        row["transaction_id"],
+        CONFIRMED,
+    )
+    repeated = withdraw(own, ann, "5", key="k")
+    assert repeated.transaction_id == str(row["transaction_id"])
+    assert len(sim.effects(wallet=ann.wallet.address, kind="withdrawal")) == 1
+
+
+def _let_in(service: Service, most: int) -> None:
+    """Has the database take so many new connections, or any number where negative."""
+    name = service.sql.one("SELECT current_database() AS name")["name"]
+    limit = sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}")
+    service.sql.run(limit.format(sql.Identifier(name), sql.Literal(most)))

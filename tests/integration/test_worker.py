@@ -246,7 +246,7 @@ def test_the_documentation_has_every_metric_of_a_worker(make: Make) -> None:
     own = {
         name
         for name in documented
-        if re.match(r"pourtier_(worker|audit|events)_", name)
+        if re.match(r"pourtier_(worker|audit|events|escrow)_", name)
     }
     assert own <= seen(worker).names
 

@@ -64,6 +64,14 @@ class Refused(Exception):  # noqa: N818 - reads as what happened
         return dict(info.metadata)
 
 
+class UnansweredError(AssertionError):
+    """A call ended with `error`, which the transport made, and not the service."""
+
+    def __init__(self, error: grpc.RpcError) -> None:
+        super().__init__(f"an error without details: {error}")
+        self.error = error
+
+
 class Api:
     """Calls the services of one server, and turns errors into Refused."""
 
@@ -120,9 +128,10 @@ class Api:
 
 
 def refused(error: grpc.RpcError) -> Refused:
-    """An error with its details. Fails where it has none."""
+    """An error with its details. Raises UnansweredError where it has none."""
     status = status_of(error)
-    assert status is not None, f"an error without details: {error}"
+    if status is None:
+        raise UnansweredError(error)
     return Refused(_call_of(error), status)
 
 

@@ -9,10 +9,26 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pourtier_grpc.devtools.process import ChildProcess
-from support.processes import worker_process
+from pourtier_grpc.failpoints import Failpoint
+from support.api import Api, UnansweredError
+from support.processes import ServeProcess, worker_process
+from support.waiting import wait_until
 
 Make = Callable[[int, str], ChildProcess]
+
+
+def flow_of(point: Failpoint) -> str:
+    """The flow that a point belongs to."""
+    return point.partition(".")[0]
+
+
+def points_of(*flows: str) -> list[Failpoint]:
+    """The points of some flows. Fails of a flow that has none."""
+    assert set(flows) <= {flow_of(point) for point in Failpoint}
+    return [point for point in Failpoint if flow_of(point) in flows]
 
 
 def workers(folder: Path, database_url: str, **settings: Any) -> Make:
@@ -54,5 +70,27 @@ def killed_at(
             ]
             assert time.monotonic() < give_up, f"never came to {late}"
         for point, process in zip(points, processes, strict=True):
-            ended = process.poll()
-            assert ended == -signal.SIGKILL, f"{point}: {ended}\n{process.log_tail()}"
+            _assert_killed(process, point)
+
+
+def killed_call(process: ServeProcess, call: Callable[[Api], object]) -> None:
+    """Starts a process, makes a call of it, and returns when that has killed it.
+
+    Fails where the service has a word to say to the call, or the process ends
+    otherwise, or not at all.
+    """
+    api = Api(process.target)
+    try:
+        process.start()
+        with pytest.raises(UnansweredError):
+            call(api)
+        wait_until(lambda: not process.child.running)
+        _assert_killed(process.child, process.child.name)
+    finally:
+        api.close()
+        process.child.stop()
+
+
+def _assert_killed(process: ChildProcess, what: str) -> None:
+    ended = process.poll()
+    assert ended == -signal.SIGKILL, f"{what}: {ended}\n{process.log_tail()}"

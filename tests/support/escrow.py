@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,6 +13,7 @@ from pourtier_grpc.store.ids import new_id
 from support.callers import Person, person
 from support.passeur import PasseurSim
 from support.service import Service
+from support.waiting import wait_until
 
 DEPOSIT = pb.TransactionType.TRANSACTION_TYPE_DEPOSIT
 WITHDRAWAL = pb.TransactionType.TRANSACTION_TYPE_WITHDRAWAL
@@ -77,6 +79,25 @@ def rows(service: Service) -> list[dict[str, Any]]:
 def keys(service: Service) -> list[dict[str, Any]]:
     """Every idempotency key."""
     return service.sql.run("SELECT * FROM idempotency_keys ORDER BY create_time")
+
+
+def settle(service: Service, within: float = 10) -> None:
+    """Has every transfer settled, by as many looks as that takes."""
+    settlement = service.server._parts.escrows.settlement
+
+    def settled() -> bool:
+        # Not so far that sessions end meanwhile.
+        service.clock.move(seconds=5)
+        time.sleep(0.05)
+        settlement.settle()
+        return all(row["status"] != PENDING for row in rows(service))
+
+    wait_until(settled, within)
+
+
+def effects(sim: PasseurSim, transfer: pb.Transaction) -> list[dict[str, Any]]:
+    """What Passeur has done for a transfer."""
+    return sim.effects(key=transfer.transaction_id)
 
 
 def _headers(key: str | None) -> tuple[tuple[str, str], ...]:

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import pytest
 
 from pourtier.v1 import auth_service_pb2 as auth_pb
@@ -19,7 +18,7 @@ from pourtier_grpc.failpoints import Failpoint
 from support.api import Api, Refused
 from support.audit import Log, log_on
 from support.commands import quickly
-from support.crashes import killed_at, workers
+from support.crashes import flow_of, killed_at, killed_call, workers
 from support.processes import serve_process, serving, start_worker, worker_process
 from support.servers import Databases
 from support.threads import tell
@@ -28,33 +27,24 @@ from support.waiting import wait_until
 AT_ONCE = 4
 
 
-def points(*flows: str) -> list[Failpoint]:
-    return [point for point in Failpoint if point.partition(".")[0] in flows]
-
-
-def test_every_point_belongs_to_a_flow_that_some_test_kills() -> None:
-    flows = {point.partition(".")[0] for point in Failpoint}
-    assert flows == {
-        *("registration", "acceptance", "sealing"),
-        *("transfer", "settlement"),
-        "relay",
-    }
-
-
 @pytest.mark.proof
 @pytest.mark.timeout(900)
+@pytest.mark.kills("sealing")
 def test_a_sealer_killed_at_any_point_loses_and_forks_nothing(
-    databases: Databases, folder: Path, rounds: Callable[[int, int], int]
+    databases: Databases,
+    folder: Path,
+    points: list[Failpoint],
+    rounds: Callable[[int, int], int],
 ) -> None:
     total = rounds(1, 20)
     with databases.fresh() as url, log_on(url, folder) as log:
         make = workers(folder, url)
         for _ in range(total):
-            killed_at(points("sealing"), make, lambda: log.add(3))
+            killed_at(points, make, lambda: log.add(3))
         sealed_in_the_end(log, url, folder)
         events = log.sql.one("SELECT count(*) FROM audit_events")["count"]
         assert len(log.seals()) == events
-    tell(f"{total} kills at each of {len(points('sealing'))} points: {events} sealed")
+    tell(f"{total} kills at each of {len(points)} points: {events} sealed")
 
 
 def sealed_in_the_end(log: Log, url: str, folder: Path) -> None:
@@ -85,16 +75,7 @@ class Office:
         doomed = serve_process(
             self.folder, self.url, next(self.numbers), failpoints=point.value
         )
-        doomed.start()
-        api = Api(doomed.target)
-        try:
-            # The connection ends without a word of the service.
-            with pytest.raises((grpc.RpcError, AssertionError)):
-                call(api)
-            wait_until(lambda: doomed.child.poll() is not None)
-        finally:
-            api.close()
-            doomed.child.stop()
+        killed_call(doomed, call)
 
     def register(self, api: Api, wallet: DevWallet) -> auth_pb.RegisterResponse:
         return api.register(wallet, accepted_document_ids=self.required)
@@ -109,11 +90,15 @@ class Office:
 
 @pytest.mark.proof
 @pytest.mark.timeout(900)
+@pytest.mark.kills("registration", "acceptance")
 def test_consent_killed_at_any_point_is_there_whole_or_not_at_all(
-    databases: Databases, folder: Path, rounds: Callable[[int, int], int]
+    databases: Databases,
+    folder: Path,
+    points: list[Failpoint],
+    rounds: Callable[[int, int], int],
 ) -> None:
     total = rounds(1, 20)
-    plan = points("registration", "acceptance") * total
+    plan = points * total
     with (
         databases.fresh() as url,
         serving(folder, url) as (server,),
@@ -143,7 +128,8 @@ def test_consent_killed_at_any_point_is_there_whole_or_not_at_all(
             "SELECT count(acceptance_id) AS accepted FROM users"
             " LEFT JOIN document_acceptances USING (user_id) GROUP BY user_id"
         )
-        expected = [len(required) + (point in points("acceptance")) for point in plan]
+        further = [flow_of(point) == "acceptance" for point in plan]
+        expected = [len(required) + each for each in further]
         assert sorted(row["accepted"] for row in rows) == sorted(expected)
         told = log.sql.one(
             "SELECT count(*) FROM outbox WHERE event_type = 'legal_document.accepted'"
@@ -155,7 +141,7 @@ def test_consent_killed_at_any_point_is_there_whole_or_not_at_all(
 
 def _once(office: Office, point: Failpoint, later: str) -> None:
     wallet = DevWallet.generate()
-    if point in points("registration"):
+    if flow_of(point) == "registration":
         office.killed(point, lambda api: office.register(api, wallet))
         try:
             office.register(office.api, wallet)
