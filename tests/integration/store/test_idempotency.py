@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -66,10 +65,10 @@ def repeated(database: Database, keyed: KeyedCall) -> RepeatedCallError:
     return info.value
 
 
-def rows(database: Database) -> list[Mapping[str, Any]]:
+def rows(database: Database) -> list[dict[str, Any]]:
     with database.read() as read:
-        found = read.run(select(table).order_by(table.c.create_time)).mappings()
-        return [dict(row) for row in found]
+        found = read.run(select(table).order_by(table.c.create_time))
+        return [row._asdict() for row in found]
 
 
 def test_a_repeat_gets_the_answer_and_changes_nothing(database: Database) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -53,10 +52,10 @@ def transfer(tx: Transaction, until: datetime = OVER, **changes: Any) -> Transfe
     return made
 
 
-def row(tx: Transaction, made: Transfer) -> Mapping[str, Any] | None:
+def row(tx: Transaction, made: Transfer) -> dict[str, Any] | None:
     query = select(table).where(table.c.transaction_id == made.transaction_id)
-    found = tx.run(query).mappings().first()
-    return None if found is None else dict(found)
+    found = tx.run(query).first()
+    return None if found is None else found._asdict()
 
 
 class TestClaiming:
