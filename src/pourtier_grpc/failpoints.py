@@ -33,6 +33,8 @@ class Failpoint(StrEnum):
     SETTLEMENT_CLAIMED = "settlement.claimed"
     SETTLEMENT_ASKED = "settlement.asked"
     SETTLEMENT_NOTED = "settlement.noted"
+    # Of every change that others are told of: its event is written.
+    EVENT_WRITTEN = "event.written"
     # Events were read to be sent; Redis has them; they are marked; that is kept.
     RELAY_CLAIMED = "relay.claimed"
     RELAY_SENT = "relay.sent"

@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from pourtier.v1.user_pb2 import User
+from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.store import users
 from pourtier_grpc.store.engine import Transaction, insert_all
 from pourtier_grpc.store.event_types import DEFINITIONS, EventType, require_fields
@@ -57,6 +58,7 @@ def record_change(
         for sequence, event in enumerate(events, first)
     ]
     insert_all(tx, outbox, rows)
+    reach(Failpoint.EVENT_WRITTEN)
     return advance.version
 
 
@@ -70,6 +72,7 @@ def record_platform_event(tx: Transaction, now: datetime, event: OutboxEvent) ->
     sequence = tx.run(counted).scalar_one()
     subject = {"user_id": None, "wallet_address": None}
     insert_all(tx, outbox, [_row(event, None, subject, now, sequence)])
+    reach(Failpoint.EVENT_WRITTEN)
 
 
 def _row(
