@@ -77,7 +77,7 @@ class House:
         )
         killed_call(doomed, lambda api: self.move(kind, key, bearer, api))
         its = "(SELECT resource_id FROM idempotency_keys WHERE key = %s)"
-        query = f"{LEASES_END} AND transaction_id = {its}"  # noqa: S608 - constants
+        query = f"{LEASES_END} AND transaction_id = {its}"
         self.sql.run(query, key)
 
     @contextmanager
