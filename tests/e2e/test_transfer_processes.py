@@ -69,7 +69,6 @@ def test_a_refused_call_killed_at_any_point_is_no_effect(
             )
         left = sum(point in failed for point in plan.values())
         assert made.pending() == left
-        made.leases_end()
         made.settled()
         told = {
             key: _refused(partial(made.repeated, "withdrawal", key, poor))

@@ -28,8 +28,12 @@ KEY = "idempotency-key"
 MOVES = ("deposit", "withdrawal")
 # Whoever hears one of these is to come again.
 AGAIN = {"IDEMPOTENCY_IN_PROGRESS", "OVERLOADED", "CONFLICT"}
-# Of a call that will be killed: so long its lease lasts, and a little longer.
-DOOMED_SECONDS = 1.0
+# More than a process needs that has just begun, on a busy machine.
+TIMEOUT = 20.0
+LEASES_END = """
+    UPDATE escrow_transactions SET next_attempt_time = now() - interval '1s'
+    WHERE status = 1
+"""
 
 T = TypeVar("T")
 
@@ -61,16 +65,20 @@ class House:
         return bearer
 
     def killed(self, kind: str, key: str, bearer: str, point: Failpoint) -> None:
-        """Asks for a move of a process that is killed at a point of it."""
+        """Asks for a move of a process that is killed at a point of it.
+
+        The lease of that call is over then.
+        """
         doomed = serve_process(
             self.folder,
             self.url,
             next(self.numbers),
             **{**self.settings, "failpoints": point.value},
         )
-        killed_call(
-            doomed, lambda api: self.move(kind, key, bearer, api, DOOMED_SECONDS)
-        )
+        killed_call(doomed, lambda api: self.move(kind, key, bearer, api))
+        its = "(SELECT resource_id FROM idempotency_keys WHERE key = %s)"
+        query = f"{LEASES_END} AND transaction_id = {its}"
+        self.sql.run(query, key)
 
     @contextmanager
     def worker(self) -> Iterator[ChildProcess]:
@@ -92,9 +100,7 @@ class House:
     def wait_for_settlement(self) -> None:
         wait_until(lambda: self.pending() == 0, within=90)
 
-    def move(
-        self, kind: str, key: str, bearer: str, api: Api, timeout: float = 20
-    ) -> pb.Transaction:
+    def move(self, kind: str, key: str, bearer: str, api: Api) -> pb.Transaction:
         """A deposit or a withdrawal of 1."""
         metadata = ((KEY, key), ("authorization", f"Bearer {bearer}"))
         deposit, withdraw = (
@@ -103,8 +109,8 @@ class House:
         )
         try:
             if kind == "deposit":
-                return api.escrow.Deposit(deposit, timeout=timeout, metadata=metadata)
-            return api.escrow.Withdraw(withdraw, timeout=timeout, metadata=metadata)
+                return api.escrow.Deposit(deposit, timeout=TIMEOUT, metadata=metadata)
+            return api.escrow.Withdraw(withdraw, timeout=TIMEOUT, metadata=metadata)
         except grpc.RpcError as error:
             raise refused(error) from None
 
@@ -123,10 +129,7 @@ class House:
 
     def leases_end(self) -> None:
         """Time passes for the transfers that the dead hold."""
-        self.sql.run(
-            "UPDATE escrow_transactions SET next_attempt_time = now() - interval '1s'"
-            " WHERE status = 1"
-        )
+        self.sql.run(LEASES_END)
 
     def agree(self) -> int:
         """Whether Passeur's list, our transactions and the answers tell the same."""
