@@ -16,7 +16,7 @@ from pourtier_grpc.escrow.outcomes import Outcomes
 from pourtier_grpc.passeur import patience
 from pourtier_grpc.store.driver_errors import unavailable
 from support.json_api import answered, refused
-from support.passeur import PasseurSim
+from support.passeur import PasseurSim, passeur_process
 from support.servers import Databases
 from support.stack import Stack, stack
 from support.waiting import wait_until
@@ -28,6 +28,13 @@ KINDS = {
     DEPOSIT: "TRANSACTION_TYPE_DEPOSIT",
     WITHDRAW: "TRANSACTION_TYPE_WITHDRAWAL",
 }
+
+
+@pytest.fixture(scope="module")
+def sim() -> Iterator[PasseurSim]:
+    """One that can be killed."""
+    with passeur_process(settle_seconds=0) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

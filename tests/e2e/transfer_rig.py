@@ -18,7 +18,7 @@ from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.failpoints import Failpoint
 from support.api import Api, Refused, refused
 from support.crashes import killed_call
-from support.passeur import PasseurSim, passeur_sim
+from support.passeur import PasseurSim, passeur_process
 from support.processes import serve_process, serving, start_worker, worker_process
 from support.servers import Databases, state_folder
 from support.sql import Sql
@@ -166,7 +166,7 @@ def house(databases: Databases, count: int = 1, **settings: Any) -> Iterator[Hou
     with ExitStack() as stack:
         url = stack.enter_context(databases.fresh())
         folder = stack.enter_context(state_folder())
-        sim = stack.enter_context(passeur_sim(settle_seconds=0.1))
+        sim = stack.enter_context(passeur_process(settle_seconds=0.1))
         values = {
             "passeur_url": sim.url,
             "passeur_breaker_failures": 100_000,

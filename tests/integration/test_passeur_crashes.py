@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from uuid import uuid4
@@ -14,7 +14,7 @@ import pytest
 from pourtier_grpc.passeur.client import Passeur
 from pourtier_grpc.passeur.errors import RefusedError, UnavailableError
 from pourtier_grpc.passeur.models import Charge
-from support.passeur import PasseurSim, passeur_client
+from support.passeur import PasseurSim, passeur_client, passeur_process
 from support.threads import tell, together
 
 # Of the many rounds, on a busy machine.
@@ -87,6 +87,13 @@ class Crash:
         except UnavailableError:
             return True
         return False
+
+
+@pytest.fixture(scope="module")
+def sim() -> Iterator[PasseurSim]:
+    """One that can be killed."""
+    with passeur_process(settle_seconds=0) as made:
+        yield made
 
 
 @pytest.mark.proof

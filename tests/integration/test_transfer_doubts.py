@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,7 +29,7 @@ from support.escrow import (
     rows,
     withdraw,
 )
-from support.passeur import PasseurSim, passeur_sim
+from support.passeur import PasseurSim
 from support.service import Service
 from support.waiting import wait_until
 
@@ -37,21 +37,9 @@ MOVES = pytest.mark.parametrize("move", [deposit, withdraw])
 KEYS = pytest.mark.parametrize("key", ["k", None])
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[PasseurSim]:
-    with passeur_sim(settle_seconds=0) as made:
-        yield made
-
-
 @pytest.fixture
-def sim(running: PasseurSim) -> Iterator[PasseurSim]:
-    yield running
-    running.reset()
-
-
-@pytest.fixture
-def settings(make_settings: Callable[..., Settings], running: PasseurSim) -> Settings:
-    return make_settings(passeur_url=running.url, passeur_breaker_failures=1000)
+def settings(make_settings: Callable[..., Settings], sim: PasseurSim) -> Settings:
+    return make_settings(passeur_url=sim.url, passeur_breaker_failures=1000)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -31,13 +31,20 @@ from support.escrow import (
     settle,
     withdraw,
 )
-from support.passeur import PasseurSim
+from support.passeur import PasseurSim, passeur_process
 from support.servers import OTHERS
 from support.service import Service
 
 pytestmark = pytest.mark.usefixtures("no_retries")
 
 UNKNOWN = "019a0000-0000-7000-8000-000000000000"
+
+
+@pytest.fixture(scope="module")
+def sim() -> Iterator[PasseurSim]:
+    """One that can be killed."""
+    with passeur_process(settle_seconds=0) as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The Passeur simulator in a process of its own, and clients of it."""
+"""The Passeur simulator, in threads or in a process of its own, and clients of it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from pourtier_grpc.config import load
+from pourtier_grpc.devtools.passeur.server import Simulator
 from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.devtools.process import ChildProcess
 from pourtier_grpc.devtools.wallet import DevWallet
@@ -27,7 +28,7 @@ SETTLE_SECONDS = 0.1
 
 
 class PasseurSim:
-    """A simulator on a folder; what a test does to it, beside what a client does."""
+    """A simulator in a process, and what a test does to it beside what a client does."""
 
     def __init__(
         self, folder: Path, *, port: int = 0, settle_seconds: float = SETTLE_SECONDS
@@ -128,16 +129,50 @@ class PasseurClient:
         return Scrape({family.name: family for family in families})
 
 
+class ThreadedSim(PasseurSim):
+    """A simulator in the test's own process: quick to start, and measured."""
+
+    def __init__(self, folder: Path, *, settle_seconds: float = SETTLE_SECONDS) -> None:
+        super().__init__(folder, settle_seconds=settle_seconds)
+        self._ledger = folder / "passeur"
+        self._settle_seconds = settle_seconds
+        self._simulator: Simulator | None = None
+
+    def start(self) -> None:
+        self._simulator = Simulator(
+            self._ledger, port=self.port, settle_seconds=self._settle_seconds
+        )
+        self._simulator.start()
+
+    def kill(self) -> None:
+        raise NotImplementedError("take `passeur_process`, which can be killed")
+
+    def stop(self) -> None:
+        if self._simulator is not None:
+            self._simulator.stop()
+        self.http.close()
+
+
 @contextmanager
 def passeur_sim(**options: Any) -> Iterator[PasseurSim]:
     """A simulator that runs, with a ledger of its own."""
     with state_folder() as folder:
-        sim = PasseurSim(folder, **options)
-        sim.start()
-        try:
-            yield sim
-        finally:
-            sim.stop()
+        yield from _running(ThreadedSim(folder, **options))
+
+
+@contextmanager
+def passeur_process(**options: Any) -> Iterator[PasseurSim]:
+    """The same in a process of its own, which can be killed and started again."""
+    with state_folder() as folder:
+        yield from _running(PasseurSim(folder, **options))
+
+
+def _running(sim: PasseurSim) -> Iterator[PasseurSim]:
+    sim.start()
+    try:
+        yield sim
+    finally:
+        sim.stop()
 
 
 @contextmanager
