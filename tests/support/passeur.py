@@ -28,7 +28,7 @@ SETTLE_SECONDS = 0.1
 
 
 class PasseurSim:
-    """A simulator in a process, and what a test does to it beside what a client does."""
+    """A simulator in a process; what a test does to it, beside what a client does."""
 
     def __init__(
         self, folder: Path, *, port: int = 0, settle_seconds: float = SETTLE_SECONDS
