@@ -19,6 +19,7 @@ from pourtier_grpc.devtools.wallet import DevWallet
 from support.api import Api
 from support.audit import Log, log_on
 from support.commands import pourtier, quickly
+from support.legal import published_by_command
 from support.processes import serving, start_worker, worker_process
 from support.servers import Databases
 from support.threads import tell
@@ -185,20 +186,6 @@ def has_sealed(log: Log, count: int) -> bool:
     return len(log.seals()) >= count
 
 
-def publish(client: Api, url: str, folder: Path) -> tuple[list[str], str]:
-    """The texts that a sign-up must accept, and one that can be accepted later."""
-    where = {"database_url": url, "pourtier_data_dir": folder}
-    assert quickly("legal", "seed", **where).returncode == 0
-    texts = client.call(client.compliance.ListDocuments, pb.ListDocumentsRequest())
-    required = [text.document_id for text in texts.documents]
-    file = folder / "terms.md"
-    file.write_text("# Terms, in other words\n")
-    words = ("--type", "terms-of-service", "--version", "1.1")
-    published = quickly("legal", "publish", file, *words, **where)
-    assert published.returncode == 0, published.stderr
-    return required, published.stdout.strip()
-
-
 @pytest.mark.proof
 @pytest.mark.timeout(900)
 def test_no_acknowledged_event_is_lost_however_often_the_worker_is_killed(
@@ -221,7 +208,7 @@ def test_no_acknowledged_event_is_lost_however_often_the_worker_is_killed(
         clients = [Api(server.target) for _ in range(8)]
         for client in clients:
             stack.callback(client.close)
-        required, later = publish(clients[0], url, folder)
+        required, later = published_by_command(clients[0], url, folder)
 
         def write(number: int) -> None:
             client = clients[number % len(clients)]

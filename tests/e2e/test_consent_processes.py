@@ -19,6 +19,7 @@ from support.api import Api, Refused
 from support.audit import Log, log_on
 from support.commands import quickly
 from support.crashes import flow_of, killed_at, killed_call, workers
+from support.legal import published_by_command
 from support.processes import serve_process, serving, start_worker, worker_process
 from support.servers import Databases
 from support.threads import tell
@@ -107,14 +108,7 @@ def test_consent_killed_at_any_point_is_there_whole_or_not_at_all(
     ):
         api = Api(server.target)
         stack.callback(api.close)
-        where = {"database_url": url, "pourtier_data_dir": folder}
-        assert quickly("legal", "seed", **where).returncode == 0
-        texts = api.call(api.compliance.ListDocuments, pb.ListDocumentsRequest())
-        required = [text.document_id for text in texts.documents]
-        file = folder / "terms.md"
-        file.write_text("# Terms, in other words\n")
-        words = ("--type", "terms-of-service", "--version", "1.1")
-        later = quickly("legal", "publish", file, *words, **where).stdout.strip()
+        required, later = published_by_command(api, url, folder)
         office = Office(
             folder=folder,
             url=url,

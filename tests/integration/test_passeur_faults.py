@@ -18,11 +18,15 @@ from pourtier_grpc.passeur.breaker import BreakerState
 from pourtier_grpc.passeur.errors import (
     RefusedError,
     Unavailability,
-    UnavailableError,
 )
-from pourtier_grpc.passeur.models import Charge
 from support.listeners import listener
-from support.passeur import PasseurClient, PasseurSim, passeur_client
+from support.passeur import (
+    PasseurClient,
+    PasseurSim,
+    charge,
+    passeur_client,
+    unavailable,
+)
 from support.waiting import eventually
 
 CALLS = "pourtier_passeur_calls_total"
@@ -44,16 +48,6 @@ def key() -> str:
 @pytest.fixture
 def wallet(sim: PasseurSim) -> str:
     return sim.escrow()
-
-
-def charge(client: PasseurClient, wallet: str, key: str) -> Charge:
-    return client.passeur.charge(wallet, Decimal(29), reference="basic", key=key)
-
-
-def unavailable(call: Callable[[], object]) -> UnavailableError:
-    with pytest.raises(UnavailableError) as info:
-        call()
-    return info.value
 
 
 class TestRetries:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from decimal import Decimal
+from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
@@ -13,13 +12,17 @@ from pourtier_grpc.passeur.errors import (
     MalformedAnswerError,
     RefusedError,
     Unavailability,
-    UnavailableError,
 )
-from pourtier_grpc.passeur.models import Charge
 from pourtier_grpc.telemetry import otlp, tracing
 from support.listeners import listener
 from support.otlp import receiver
-from support.passeur import PasseurClient, PasseurSim, passeur_client
+from support.passeur import (
+    PasseurClient,
+    PasseurSim,
+    charge,
+    passeur_client,
+    unavailable,
+)
 
 CALLS = "pourtier_passeur_calls_total"
 
@@ -38,16 +41,6 @@ def key() -> str:
 @pytest.fixture
 def wallet(sim: PasseurSim) -> str:
     return sim.escrow()
-
-
-def charge(client: PasseurClient, wallet: str, key: str) -> Charge:
-    return client.passeur.charge(wallet, Decimal(29), reference="basic", key=key)
-
-
-def unavailable(call: Callable[[], object]) -> UnavailableError:
-    with pytest.raises(UnavailableError) as info:
-        call()
-    return info.value
 
 
 class TestStrangeAnswers:

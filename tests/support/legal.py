@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,8 @@ from pourtier_grpc.caller import Act
 from pourtier_grpc.compliance import evidence
 from pourtier_grpc.compliance.documents import MAX_PAGE, Draft, type_name
 from pourtier_grpc.compliance.evidence import Kind
+from support.api import Api
+from support.commands import quickly
 from support.service import Service
 
 TERMS = DocumentType.DOCUMENT_TYPE_TERMS_OF_SERVICE
@@ -101,3 +104,17 @@ def verified(service: Service, acceptance: pb.Acceptance) -> dict[str, Any]:
     """What a receipt says. Fails where it does not hold."""
     receipt = acceptance.receipt.encode()
     return evidence.verify(receipt, Kind.RECEIPT, public_keys(service))
+
+
+def published_by_command(client: Api, url: str, folder: Path) -> tuple[list[str], str]:
+    """The texts that a sign-up must accept, and one that can be accepted later."""
+    where = {"database_url": url, "pourtier_data_dir": folder}
+    assert quickly("legal", "seed", **where).returncode == 0
+    texts = client.call(client.compliance.ListDocuments, pb.ListDocumentsRequest())
+    required = [text.document_id for text in texts.documents]
+    file = folder / "terms.md"
+    file.write_text("# Terms, in other words\n")
+    words = ("--type", "terms-of-service", "--version", "1.1")
+    published = quickly("legal", "publish", file, *words, **where)
+    assert published.returncode == 0, published.stderr
+    return required, published.stdout.strip()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from pourtier_grpc.config import load
 from pourtier_grpc.devtools.passeur.server import Simulator
@@ -18,6 +20,8 @@ from pourtier_grpc.devtools.process import ChildProcess
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.passeur.breaker import BreakerState
 from pourtier_grpc.passeur.client import Passeur, open_passeur
+from pourtier_grpc.passeur.errors import UnavailableError
+from pourtier_grpc.passeur.models import Charge
 from pourtier_grpc.telemetry.metrics import Metrics
 from support.clock import ManualClock
 from support.commands import ROOT, environment
@@ -190,3 +194,15 @@ def passeur_client(url: str, **settings: Any) -> Iterator[PasseurClient]:
         yield PasseurClient(passeur, clock, metrics, waits)
     finally:
         passeur.close()
+
+
+def charge(client: PasseurClient, wallet: str, key: str) -> Charge:
+    """Takes 29 from an escrow."""
+    return client.passeur.charge(wallet, Decimal(29), reference="basic", key=key)
+
+
+def unavailable(call: Callable[[], object]) -> UnavailableError:
+    """How a call fails that Passeur does not answer. Fails where it does not fail."""
+    with pytest.raises(UnavailableError) as info:
+        call()
+    return info.value

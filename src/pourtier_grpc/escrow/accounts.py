@@ -17,8 +17,8 @@ from pourtier_grpc.clock import Clock
 from pourtier_grpc.deadline import within_at_most
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.escrow import refusals
-from pourtier_grpc.escrow.money import text_of
 from pourtier_grpc.passeur import models
+from pourtier_grpc.passeur.amounts import text_of
 from pourtier_grpc.passeur.errors import PasseurError
 from pourtier_grpc.store import escrow as escrow_rows
 from pourtier_grpc.store import users as user_rows

@@ -6,7 +6,6 @@ import re
 from decimal import Decimal
 
 from pourtier_grpc.errors import ErrorReason, FieldViolation, PourtierError
-from pourtier_grpc.passeur import amounts
 
 _AMOUNT = re.compile(r"(?:0|[1-9][0-9]{0,11})(?:\.[0-9]{1,6})?", re.ASCII)
 RULE = (
@@ -26,11 +25,6 @@ def amount_of(text: str) -> Decimal:
     if amount <= 0:
         raise invalid_amount(text)
     return amount
-
-
-def text_of(amount: Decimal) -> str:
-    """The one text of an amount: equal amounts are equal texts."""
-    return amounts.text_of(amount)
 
 
 def invalid_amount(text: str) -> PourtierError:

@@ -9,6 +9,7 @@ import structlog
 
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.escrow import money
+from pourtier_grpc.passeur.amounts import text_of
 from pourtier_grpc.passeur.errors import (
     PasseurError,
     RefusalCode,
@@ -58,7 +59,7 @@ def error_of(
             case RefusalCode.INSUFFICIENT_BALANCE if error.balance is not None:
                 return insufficient(error.balance)
             case RefusalCode.INVALID_AMOUNT if amount is not None:
-                return money.invalid_amount(money.text_of(amount))
+                return money.invalid_amount(text_of(amount))
             case RefusalCode.INVALID_WALLET:
                 return invalid_wallet(wallet_address)
     return unavailable(error)
@@ -91,7 +92,7 @@ def insufficient(balance: Decimal) -> PourtierError:
     return PourtierError(
         ErrorReason.ERROR_REASON_INSUFFICIENT_BALANCE,
         "the escrow holds {balance}",
-        balance=money.text_of(balance),
+        balance=text_of(balance),
     )
 
 

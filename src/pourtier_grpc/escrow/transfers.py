@@ -28,6 +28,7 @@ from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.escrow.outcomes import Outcomes, described, owner_of
 from pourtier_grpc.escrow.twins import Twins
 from pourtier_grpc.failpoints import Failpoint, reach
+from pourtier_grpc.passeur.amounts import text_of
 from pourtier_grpc.passeur.errors import PasseurError
 from pourtier_grpc.store import idempotency, transfers
 from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
@@ -116,7 +117,7 @@ class Transfers:
             user_id=caller.user_id,
             wallet_address=self._accounts.wallet_of(caller.user_id),
             type=kind,
-            amount=money.text_of(money.amount_of(amount)),
+            amount=text_of(money.amount_of(amount)),
             passeur_id=None,
             attempts=0,
             lease_id=uuid4(),

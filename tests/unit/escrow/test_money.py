@@ -8,7 +8,8 @@ from decimal import Decimal, localcontext
 import pytest
 
 from pourtier_grpc.errors import PourtierError
-from pourtier_grpc.escrow.money import amount_of, text_of
+from pourtier_grpc.escrow.money import amount_of
+from pourtier_grpc.passeur.amounts import text_of
 
 GOOD = {
     "1": "1",
