@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18pourtier/v1/denial.proto\x12\x0bpourtier.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\"\xcc\x01\n\x06\x44\x65nial\x12\x1b\n\x06reason\x18\x01 \x01(\tB\x0b\xe2\x41\x01\x03\xbaH\x04r\x02\x18@\x12\x41\n\x08metadata\x18\x02 \x03(\x0b\x32!.pourtier.v1.Denial.MetadataEntryB\x0c\xe2\x41\x01\x03\xbaH\x05\x9a\x01\x02\x10\x10\x12\x31\n\x06remedy\x18\x03 \x01(\x0e\x32\x13.pourtier.v1.RemedyB\x0c\xe2\x41\x01\x03\xbaH\x05\x82\x01\x02\x10\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x8a\x01\n\x06Remedy\x12\x16\n\x12REMEDY_UNSPECIFIED\x10\x00\x12\x13\n\x0fREMEDY_REGISTER\x10\x01\x12\x1b\n\x17REMEDY_ACCEPT_DOCUMENTS\x10\x02\x12\x1a\n\x16REMEDY_VERIFY_IDENTITY\x10\x03\x12\x1a\n\x16REMEDY_CONTACT_SUPPORT\x10\x04*n\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12 \n\x1c\x43ONSISTENCY_MINIMIZE_LATENCY\x10\x01\x12 \n\x1c\x43ONSISTENCY_FULLY_CONSISTENT\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18pourtier/v1/denial.proto\x12\x0bpourtier.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\"\xcc\x01\n\x06\x44\x65nial\x12\x1b\n\x06reason\x18\x01 \x01(\tB\x0b\xe2\x41\x01\x03\xbaH\x04r\x02\x18@\x12\x41\n\x08metadata\x18\x02 \x03(\x0b\x32!.pourtier.v1.Denial.MetadataEntryB\x0c\xe2\x41\x01\x03\xbaH\x05\x9a\x01\x02\x10\x10\x12\x31\n\x06remedy\x18\x03 \x01(\x0e\x32\x13.pourtier.v1.RemedyB\x0c\xe2\x41\x01\x03\xbaH\x05\x82\x01\x02\x10\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xb9\x01\n\x06Remedy\x12\x16\n\x12REMEDY_UNSPECIFIED\x10\x00\x12\x13\n\x0fREMEDY_REGISTER\x10\x01\x12\x1b\n\x17REMEDY_ACCEPT_DOCUMENTS\x10\x02\x12\x1a\n\x16REMEDY_VERIFY_IDENTITY\x10\x03\x12\x1a\n\x16REMEDY_CONTACT_SUPPORT\x10\x04\x12\x16\n\x12REMEDY_CHANGE_PLAN\x10\x05\x12\x15\n\x11REMEDY_FREE_QUOTA\x10\x06*n\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12 \n\x1c\x43ONSISTENCY_MINIMIZE_LATENCY\x10\x01\x12 \n\x1c\x43ONSISTENCY_FULLY_CONSISTENT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,9 +42,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DENIAL'].fields_by_name['remedy']._loaded_options = None
   _globals['_DENIAL'].fields_by_name['remedy']._serialized_options = b'\342A\001\003\272H\005\202\001\002\020\001'
   _globals['_REMEDY']._serialized_start=311
-  _globals['_REMEDY']._serialized_end=449
-  _globals['_CONSISTENCY']._serialized_start=451
-  _globals['_CONSISTENCY']._serialized_end=561
+  _globals['_REMEDY']._serialized_end=496
+  _globals['_CONSISTENCY']._serialized_start=498
+  _globals['_CONSISTENCY']._serialized_end=608
   _globals['_DENIAL']._serialized_start=104
   _globals['_DENIAL']._serialized_end=308
   _globals['_DENIAL_METADATAENTRY']._serialized_start=261

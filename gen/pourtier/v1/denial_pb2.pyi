@@ -35,6 +35,10 @@ class _RemedyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Remedy.ValueTy
     """Have one's identity checked."""
     REMEDY_CONTACT_SUPPORT: _Remedy.ValueType  # 4
     """Ask the platform's support; nothing that a person can do by themselves helps."""
+    REMEDY_CHANGE_PLAN: _Remedy.ValueType  # 5
+    """Subscribe to a plan that includes it."""
+    REMEDY_FREE_QUOTA: _Remedy.ValueType  # 6
+    """Give a place back, wait for the next period, or take a larger plan."""
 
 class Remedy(_Remedy, metaclass=_RemedyEnumTypeWrapper):
     """Steps by which a person gets what was denied."""
@@ -49,6 +53,10 @@ REMEDY_VERIFY_IDENTITY: Remedy.ValueType  # 3
 """Have one's identity checked."""
 REMEDY_CONTACT_SUPPORT: Remedy.ValueType  # 4
 """Ask the platform's support; nothing that a person can do by themselves helps."""
+REMEDY_CHANGE_PLAN: Remedy.ValueType  # 5
+"""Subscribe to a plan that includes it."""
+REMEDY_FREE_QUOTA: Remedy.ValueType  # 6
+"""Give a place back, wait for the next period, or take a larger plan."""
 Global___Remedy: _TypeAlias = Remedy  # noqa: Y015
 
 class _Consistency:

@@ -298,10 +298,77 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `{}`.
     """
     ERROR_REASON_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 117
-    """(UNAVAILABLE) The database was lost before it said whether the transfer is kept: it
-    may be under way. Repeat the call under the same `idempotency-key`, or look for the
-    transaction a minute later.
-    Metadata: `{"transaction_id": "019…"}`.
+    """(UNAVAILABLE) The database was lost before it said whether the transfer or the charge
+    is kept: it may be under way. Repeat the call under the same `idempotency-key`, or
+    look for it a minute later.
+    Metadata: `{"transaction_id": "019…"}` or `{"charge_id": "5f0…"}`.
+    """
+    ERROR_REASON_PLAN_NOT_FOUND: _ErrorReason.ValueType  # 130
+    """(NOT_FOUND) There is no such plan on offer.
+    Metadata: `{"plan_id": "gold"}`.
+    """
+    ERROR_REASON_PLAN_NOT_PURCHASABLE: _ErrorReason.ValueType  # 131
+    """(FAILED_PRECONDITION) The plan costs nothing, and is what everybody has without a
+    subscription: cancel instead.
+    Metadata: `{"plan_id": "free"}`.
+    """
+    ERROR_REASON_SUBSCRIPTION_NOT_FOUND: _ErrorReason.ValueType  # 132
+    """(NOT_FOUND) There is no such subscription of the caller's.
+    Metadata: `{"subscription_id": "019…"}`.
+    """
+    ERROR_REASON_SUBSCRIPTION_ALREADY_EXISTS: _ErrorReason.ValueType  # 133
+    """(ALREADY_EXISTS) Another subscription of the caller's lives.
+    Metadata: `{"subscription_id": "019…"}`, that one.
+    """
+    ERROR_REASON_SUBSCRIPTION_NOT_ACTIVE: _ErrorReason.ValueType  # 134
+    """(FAILED_PRECONDITION) The subscription is not in a state for that.
+    Metadata: `{"status": "EXPIRED"}`.
+    """
+    ERROR_REASON_SUBSCRIPTION_ENDED: _ErrorReason.ValueType  # 135
+    """(FAILED_PRECONDITION) The subscription was cancelled or has failed, and nothing about
+    it changes any more.
+    Metadata: `{"status": "CANCELLED"}`.
+    """
+    ERROR_REASON_CHARGE_PENDING: _ErrorReason.ValueType  # 136
+    """(FAILED_PRECONDITION) A charge is under way of which the outcome is not known. Try
+    again after the `RetryInfo` delay.
+    Metadata: `{"charge_id": "5f0…"}`.
+    """
+    ERROR_REASON_CHARGING_HELD: _ErrorReason.ValueType  # 137
+    """(UNAVAILABLE) Nothing is charged at the moment, until it is known what was charged
+    before. Try again after the `RetryInfo` delay.
+    Metadata: `{}`.
+    """
+    ERROR_REASON_INSUFFICIENT_ESCROW_BALANCE: _ErrorReason.ValueType  # 138
+    """(FAILED_PRECONDITION) The escrow holds less than that costs. Deposit the difference.
+    Sent in charges and subscriptions too.
+    Metadata: `{"balance": "12.5", "required": "29"}`, in USDC.
+    """
+    ERROR_REASON_TIER_INSUFFICIENT: _ErrorReason.ValueType  # 139
+    """(FAILED_PRECONDITION) The plan does not include that at all. Sent in denials too.
+    Metadata: `{"required_plan": "basic", "current_plan": "free"}`, with the cheapest plan
+    that includes it; empty where none on offer does. Beside them `feature` or `metric`.
+    """
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 140
+    """(RESOURCE_EXHAUSTED) The plan has no more of that. Sent in denials too. With
+    `QuotaFailure`.
+    Metadata: `{"metric": "backtests", "used": "100", "limit": "100"}`.
+    """
+    ERROR_REASON_RESERVATION_NOT_FOUND: _ErrorReason.ValueType  # 141
+    """(NOT_FOUND) There is no such reservation.
+    Metadata: `{"reservation_id": "019…"}`.
+    """
+    ERROR_REASON_RESERVATION_LAPSED: _ErrorReason.ValueType  # 142
+    """(FAILED_PRECONDITION) The reservation has lapsed, and its place was taken by another.
+    Metadata: `{"reservation_id": "019…"}`.
+    """
+    ERROR_REASON_RESERVATION_RELEASED: _ErrorReason.ValueType  # 143
+    """(FAILED_PRECONDITION) The reservation was given back.
+    Metadata: `{"reservation_id": "019…"}`.
+    """
+    ERROR_REASON_UNKNOWN_FEATURE: _ErrorReason.ValueType  # 144
+    """(INVALID_ARGUMENT) No plan knows a feature of that name.
+    Metadata: `{"feature": "teleport"}`.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -596,9 +663,76 @@ Sent in transactions.
 Metadata: `{}`.
 """
 ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 117
-"""(UNAVAILABLE) The database was lost before it said whether the transfer is kept: it
-may be under way. Repeat the call under the same `idempotency-key`, or look for the
-transaction a minute later.
-Metadata: `{"transaction_id": "019…"}`.
+"""(UNAVAILABLE) The database was lost before it said whether the transfer or the charge
+is kept: it may be under way. Repeat the call under the same `idempotency-key`, or
+look for it a minute later.
+Metadata: `{"transaction_id": "019…"}` or `{"charge_id": "5f0…"}`.
+"""
+ERROR_REASON_PLAN_NOT_FOUND: ErrorReason.ValueType  # 130
+"""(NOT_FOUND) There is no such plan on offer.
+Metadata: `{"plan_id": "gold"}`.
+"""
+ERROR_REASON_PLAN_NOT_PURCHASABLE: ErrorReason.ValueType  # 131
+"""(FAILED_PRECONDITION) The plan costs nothing, and is what everybody has without a
+subscription: cancel instead.
+Metadata: `{"plan_id": "free"}`.
+"""
+ERROR_REASON_SUBSCRIPTION_NOT_FOUND: ErrorReason.ValueType  # 132
+"""(NOT_FOUND) There is no such subscription of the caller's.
+Metadata: `{"subscription_id": "019…"}`.
+"""
+ERROR_REASON_SUBSCRIPTION_ALREADY_EXISTS: ErrorReason.ValueType  # 133
+"""(ALREADY_EXISTS) Another subscription of the caller's lives.
+Metadata: `{"subscription_id": "019…"}`, that one.
+"""
+ERROR_REASON_SUBSCRIPTION_NOT_ACTIVE: ErrorReason.ValueType  # 134
+"""(FAILED_PRECONDITION) The subscription is not in a state for that.
+Metadata: `{"status": "EXPIRED"}`.
+"""
+ERROR_REASON_SUBSCRIPTION_ENDED: ErrorReason.ValueType  # 135
+"""(FAILED_PRECONDITION) The subscription was cancelled or has failed, and nothing about
+it changes any more.
+Metadata: `{"status": "CANCELLED"}`.
+"""
+ERROR_REASON_CHARGE_PENDING: ErrorReason.ValueType  # 136
+"""(FAILED_PRECONDITION) A charge is under way of which the outcome is not known. Try
+again after the `RetryInfo` delay.
+Metadata: `{"charge_id": "5f0…"}`.
+"""
+ERROR_REASON_CHARGING_HELD: ErrorReason.ValueType  # 137
+"""(UNAVAILABLE) Nothing is charged at the moment, until it is known what was charged
+before. Try again after the `RetryInfo` delay.
+Metadata: `{}`.
+"""
+ERROR_REASON_INSUFFICIENT_ESCROW_BALANCE: ErrorReason.ValueType  # 138
+"""(FAILED_PRECONDITION) The escrow holds less than that costs. Deposit the difference.
+Sent in charges and subscriptions too.
+Metadata: `{"balance": "12.5", "required": "29"}`, in USDC.
+"""
+ERROR_REASON_TIER_INSUFFICIENT: ErrorReason.ValueType  # 139
+"""(FAILED_PRECONDITION) The plan does not include that at all. Sent in denials too.
+Metadata: `{"required_plan": "basic", "current_plan": "free"}`, with the cheapest plan
+that includes it; empty where none on offer does. Beside them `feature` or `metric`.
+"""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 140
+"""(RESOURCE_EXHAUSTED) The plan has no more of that. Sent in denials too. With
+`QuotaFailure`.
+Metadata: `{"metric": "backtests", "used": "100", "limit": "100"}`.
+"""
+ERROR_REASON_RESERVATION_NOT_FOUND: ErrorReason.ValueType  # 141
+"""(NOT_FOUND) There is no such reservation.
+Metadata: `{"reservation_id": "019…"}`.
+"""
+ERROR_REASON_RESERVATION_LAPSED: ErrorReason.ValueType  # 142
+"""(FAILED_PRECONDITION) The reservation has lapsed, and its place was taken by another.
+Metadata: `{"reservation_id": "019…"}`.
+"""
+ERROR_REASON_RESERVATION_RELEASED: ErrorReason.ValueType  # 143
+"""(FAILED_PRECONDITION) The reservation was given back.
+Metadata: `{"reservation_id": "019…"}`.
+"""
+ERROR_REASON_UNKNOWN_FEATURE: ErrorReason.ValueType  # 144
+"""(INVALID_ARGUMENT) No plan knows a feature of that name.
+Metadata: `{"feature": "teleport"}`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

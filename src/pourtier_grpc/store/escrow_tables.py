@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -11,6 +12,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    false,
     text,
 )
 
@@ -31,6 +33,14 @@ escrow_accounts = Table(
     # What it was last known to hold, as a canonical decimal string, and when.
     Column("balance", Text, nullable=True),
     time_column("balance_time", nullable=True),
+    # True until its charges have been compared with what Passeur knows of them: nothing
+    # is charged to it meanwhile.
+    Column("unreconciled", Boolean, nullable=False, server_default=false()),
+    Index(
+        "escrow_accounts_unreconciled_idx",
+        "user_id",
+        postgresql_where=text("unreconciled"),
+    ),
 )
 
 # Deposits and withdrawals. What is asked of Passeur never changes: wallet, amount, id.

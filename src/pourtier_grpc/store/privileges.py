@@ -61,6 +61,28 @@ TRANSFER_CHANGES = (
     "attempts",
 )
 
+# What a charge is for and how much it is, nothing changes either.
+CHARGE_CHANGES = (
+    "status",
+    "failure_reason",
+    "refunded",
+    "passeur_transaction_id",
+    "signature",
+    "settle_time",
+    "lease_id",
+    "next_attempt_time",
+    "attempts",
+)
+REFUND_CHANGES = (
+    "status",
+    "failure_reason",
+    "passeur_transaction_id",
+    "settle_time",
+    "lease_id",
+    "next_attempt_time",
+    "attempts",
+)
+
 SERVING: Mapping[str, tuple[str, ...]] = {
     "users": CHANGE,
     "wallets": CHANGE,
@@ -84,6 +106,15 @@ SERVING: Mapping[str, tuple[str, ...]] = {
     "idempotency_keys": (*CHANGE, "DELETE"),
     "escrow_accounts": CHANGE,
     "escrow_transactions": (*ADD, "DELETE", f"UPDATE ({', '.join(TRANSFER_CHANGES)})"),
+    "subscriptions": CHANGE,
+    "subscription_periods": (*ADD, "UPDATE (close_time, credited)"),
+    "charges": (*ADD, f"UPDATE ({', '.join(CHARGE_CHANGES)})"),
+    "refunds": (*ADD, f"UPDATE ({', '.join(REFUND_CHANGES)})"),
+    "charging_holds": CHANGE,
+    "unmatched_charges": CHANGE,
+    "usage": ADD,
+    "usage_counters": CHANGE,
+    "usage_reservations": CHANGE,
     VERSION_TABLE: READ,
 }
 WORKING: Mapping[str, tuple[str, ...]] = {

@@ -24,10 +24,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import INET, JSONB
 
-from pourtier_grpc.store import escrow_tables, schema
+from pourtier_grpc.store import billing_tables, escrow_tables, schema, usage_tables
 
 VERSION_TABLE = schema.VERSION_TABLE
 # Of all tables together, also those that have a module of their own.
+MODULES = (billing_tables, escrow_tables, usage_tables)
 metadata = schema.metadata
 _time = schema.time_column
 

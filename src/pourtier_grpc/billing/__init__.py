@@ -1,0 +1,1 @@
+"""Subscriptions: plans, charges, renewals, usage, and what each plan lets people do."""
