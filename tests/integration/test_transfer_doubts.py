@@ -12,9 +12,8 @@ from grpc import StatusCode
 
 from pourtier.v1 import escrow_service_pb2 as pb
 from pourtier_grpc.config import Settings
-from pourtier_grpc.escrow import twins
 from pourtier_grpc.escrow.outcomes import Outcomes
-from pourtier_grpc.store import doubt, engine, idempotency
+from pourtier_grpc.store import doubt, engine, idempotency, twins
 from pourtier_grpc.store.driver_errors import unavailable
 from support.api import Refused, refusal
 from support.callers import Person

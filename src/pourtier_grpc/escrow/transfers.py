@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import structlog
 
@@ -25,7 +25,6 @@ from pourtier_grpc.escrow import money, refusals
 from pourtier_grpc.escrow.accounts import Accounts
 from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.escrow.outcomes import Outcomes, described, owner_of
-from pourtier_grpc.escrow.twins import Twins
 from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.passeur.amounts import text_of
 from pourtier_grpc.passeur.errors import PasseurError
@@ -38,6 +37,7 @@ from pourtier_grpc.store.escrow import EscrowStore
 from pourtier_grpc.store.idempotency import RepeatedCallError
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.transfers import Transfer
+from pourtier_grpc.store.twins import Twins
 
 DEPOSIT = TransactionType.TRANSACTION_TYPE_DEPOSIT
 WITHDRAWAL = TransactionType.TRANSACTION_TYPE_WITHDRAWAL
@@ -81,7 +81,7 @@ class Transfers:
         self._outcomes = outcomes
         self._audit = audit_log
         self._clock = clock
-        self._twins = Twins(database=database, clock=clock)
+        self._twins = Twins(database=database)
 
     def deposit(self, caller: SignedInUser, amount: str, client: Client) -> Transaction:
         """Moves money from the caller's wallet into their escrow.
@@ -136,9 +136,16 @@ class Transfers:
             if repeated.response is not None or made is None:
                 raise
             if made != asked.transfer.transaction_id:
-                return self._twins.join(asked.caller.user_id, made)
+                return self._join(asked.caller.user_id, made)
             # Our own, whose commit was not answered.
         return None
+
+    def _join(self, user_id: UUID, transaction_id: UUID) -> Transaction:
+        def take_over(tx: Tx) -> Transaction | None:
+            now = self._clock.now()
+            return transfers.release_overdue(tx, user_id, transaction_id, now)
+
+        return self._twins.join(transaction_id, take_over)
 
     def _write(self, asked: _Asked) -> None:
         doubt = _doubt_of(asked.transfer)
