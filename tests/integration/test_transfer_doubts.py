@@ -12,10 +12,8 @@ from grpc import StatusCode
 
 from pourtier.v1 import escrow_service_pb2 as pb
 from pourtier_grpc.config import Settings
-from pourtier_grpc.escrow import transfers as rules
-from pourtier_grpc.escrow import twins
 from pourtier_grpc.escrow.outcomes import Outcomes
-from pourtier_grpc.store import engine, idempotency
+from pourtier_grpc.store import doubt, engine, idempotency, twins
 from pourtier_grpc.store.driver_errors import unavailable
 from support.api import Refused, refusal
 from support.callers import Person
@@ -126,7 +124,7 @@ def test_a_refusal_that_cannot_be_noted_is_not_told(
     own: Service, sim: PasseurSim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ann = escrowed(own, sim, "1")
-    monkeypatch.setattr(rules, "DOUBT_SECONDS", 0.3)
+    monkeypatch.setattr(doubt, "DOUBT_SECONDS", 0.3)
     Lost(monkeypatch, Outcomes, "removed").times = 1000
     with refusal("OUTCOME_UNKNOWN", StatusCode.UNAVAILABLE) as caught:
         withdraw(own, ann, "5")
@@ -165,7 +163,7 @@ def test_a_commit_that_nobody_knows_of_is_told_as_that(
     own: Service, sim: PasseurSim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ann = escrowed(own, sim)
-    monkeypatch.setattr(rules, "DOUBT_SECONDS", 0.3)
+    monkeypatch.setattr(doubt, "DOUBT_SECONDS", 0.3)
     Lost(monkeypatch, engine.Transaction, "commit").times = 1000
     with refusal("OUTCOME_UNKNOWN"):
         withdraw(own, ann)

@@ -9,7 +9,7 @@ from grpc import StatusCode
 
 from pourtier_grpc.config import Settings
 from pourtier_grpc.escrow import transfers as rules
-from pourtier_grpc.escrow import twins
+from pourtier_grpc.store import twins
 from support.api import refusal
 from support.escrow import (
     CONFIRMED,

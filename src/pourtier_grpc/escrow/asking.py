@@ -46,17 +46,20 @@ class Asking:
 
     def transfer(self, transfer: transfers.Transfer) -> Transfer:
         """Has a transfer done; to ask again is to ask the same."""
-        passeur = self._configured()
+        passeur = self.configured()
         deposit = transfer.type == TransactionType.TRANSACTION_TYPE_DEPOSIT
         move = passeur.deposit if deposit else passeur.withdraw
         return move(transfer.wallet_address, transfer.exact_amount, key=transfer.key)
 
     def look_up(self, passeur_id: str) -> Transaction | None:
         """How a transfer stands that was taken in; None where Passeur knows of none."""
-        return self._configured().transaction(passeur_id)
+        return self.configured().transaction(passeur_id)
 
-    def _configured(self) -> Passeur:
-        """Passeur, whether or not it is left alone, which its client sees to."""
+    def configured(self) -> Passeur:
+        """Passeur, whether or not it is left alone, which its client sees to.
+
+        Raises UnavailableError where none is configured.
+        """
         if self._passeur is None:
             raise UnavailableError(Unavailability.NO_CONNECTION, sent=False)
         return self._passeur

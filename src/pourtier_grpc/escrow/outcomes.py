@@ -22,6 +22,7 @@ from pourtier_grpc.store import idempotency, transfers
 from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.engine import Transaction as Tx
+from pourtier_grpc.store.leases import free
 from pourtier_grpc.store.transfers import Transfer
 
 CONFIRMED = TransactionStatus.TRANSACTION_STATUS_CONFIRMED
@@ -46,7 +47,7 @@ class Outcomes:
         """Passeur has taken it in, and will settle it."""
         values = {
             "passeur_transaction_id": answer.transaction_id,
-            **_free(self._clock.now() + FIRST_LOOK),
+            **free(self._clock.now() + FIRST_LOOK),
             # The looks for the settlement are counted anew.
             "attempts": 0,
         }
@@ -54,7 +55,7 @@ class Outcomes:
 
     def unanswered(self, transfer: Transfer, until: datetime) -> Transaction | None:
         """Nobody knows what Passeur has made of it; who asks again will."""
-        return self._write(transfer, _free(until))
+        return self._write(transfer, free(until))
 
     def settled(
         self, transfer: Transfer, found: models.Transaction
@@ -67,7 +68,7 @@ class Outcomes:
             "signature": found.signature,
             "failure_reason": None if well else name_of(failure),
             "settle_time": self._clock.now(),
-            **_free(None),
+            **free(None),
         }
         details = {"status": found.status.value, "failure": found.failure}
         return self._write(transfer, values, details)
@@ -79,7 +80,7 @@ class Outcomes:
             "status": FAILED,
             "failure_reason": reason,
             "settle_time": self._clock.now(),
-            **_free(None),
+            **free(None),
         }
         return self._write(transfer, values, {"status": "failed", "failure": reason})
 
@@ -143,8 +144,3 @@ def owner_of(transfer: Transfer) -> User:
 def name_of(reason: ErrorReason.ValueType) -> str:
     """A reason as clients see it."""
     return ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
-
-
-def _free(due: datetime | None) -> dict[str, Any]:
-    """Nobody's any more; due for another at that time, or never again."""
-    return {"lease_id": None, "next_attempt_time": due}

@@ -9,11 +9,10 @@ after the last two nothing of it is left.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import structlog
 
@@ -21,23 +20,24 @@ from pourtier.v1.escrow_service_pb2 import Transaction, TransactionType
 from pourtier_grpc import deadline
 from pourtier_grpc.caller import Client, SignedInUser
 from pourtier_grpc.clock import Clock
-from pourtier_grpc.errors import ErrorReason, PourtierError
+from pourtier_grpc.errors import PourtierError
 from pourtier_grpc.escrow import money, refusals
 from pourtier_grpc.escrow.accounts import Accounts
 from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.escrow.outcomes import Outcomes, described, owner_of
-from pourtier_grpc.escrow.twins import Twins
 from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.passeur.amounts import text_of
 from pourtier_grpc.passeur.errors import PasseurError
 from pourtier_grpc.store import idempotency, transfers
 from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
+from pourtier_grpc.store.doubt import Doubt, undo_surely, write_surely
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.engine import Transaction as Tx
 from pourtier_grpc.store.escrow import EscrowStore
 from pourtier_grpc.store.idempotency import RepeatedCallError
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.transfers import Transfer
+from pourtier_grpc.store.twins import Twins
 
 DEPOSIT = TransactionType.TRANSACTION_TYPE_DEPOSIT
 WITHDRAWAL = TransactionType.TRANSACTION_TYPE_WITHDRAWAL
@@ -47,9 +47,6 @@ ASK_SECONDS = 30.0
 WRITING_SECONDS = 0.5
 # By what a lease outlasts its call: the clocks of processes differ by a second at most.
 LEASE_MARGIN = timedelta(seconds=2)
-# How long a commit is asked after that was not answered, and how often.
-DOUBT_SECONDS = 5.0
-LOOK_SECONDS = 0.1
 
 _log = structlog.get_logger("pourtier.escrow")
 
@@ -84,7 +81,7 @@ class Transfers:
         self._outcomes = outcomes
         self._audit = audit_log
         self._clock = clock
-        self._twins = Twins(database=database, clock=clock)
+        self._twins = Twins(database=database)
 
     def deposit(self, caller: SignedInUser, amount: str, client: Client) -> Transaction:
         """Moves money from the caller's wallet into their escrow.
@@ -139,36 +136,33 @@ class Transfers:
             if repeated.response is not None or made is None:
                 raise
             if made != asked.transfer.transaction_id:
-                return self._twins.join(asked.caller.user_id, made)
+                return self._join(asked.caller.user_id, made)
             # Our own, whose commit was not answered.
         return None
 
-    def _write(self, asked: _Asked) -> None:
-        """Writes the transfer, and again for as long as it is not known to be kept.
+    def _join(self, user_id: UUID, transaction_id: UUID) -> Transaction:
+        def take_over(tx: Tx) -> Transaction | None:
+            now = self._clock.now()
+            return transfers.release_overdue(tx, user_id, transaction_id, now)
 
-        A commit without an answer may be under way yet. The same id, written once more,
-        waits for it.
-        """
-        doubt = _Doubt(asked.transfer)
-        while True:
-            committing = False
-            try:
-                if doubt.begun and self._find(asked.transfer) is not None:
-                    return
-                with self._database.transaction() as tx:
-                    if not doubt.begun:
-                        # Before anything is written that would have to be taken back.
-                        self._asking.require_open()
-                    self._insert(tx, asked)
-                    reach(Failpoint.TRANSFER_WRITTEN)
-                    committing = True
-                    tx.commit()
-            except PourtierError as error:
-                if not committing and not doubt.begun:
-                    raise
-                doubt.wait(error)
-            else:
-                return
+        return self._twins.join(transaction_id, take_over)
+
+    def _write(self, asked: _Asked) -> None:
+        doubt = _doubt_of(asked.transfer)
+
+        def write(tx: Tx) -> None:
+            if not doubt.begun:
+                # Before anything is written that would have to be taken back.
+                self._asking.require_open()
+            self._insert(tx, asked)
+            reach(Failpoint.TRANSFER_WRITTEN)
+
+        write_surely(
+            self._database,
+            doubt,
+            write,
+            is_kept=lambda: self._find(asked.transfer) is not None,
+        )
 
     def _insert(self, tx: Tx, asked: _Asked) -> None:
         transfer = asked.transfer
@@ -224,16 +218,11 @@ class Transfers:
         event = self._event(
             AuditAction.ESCROW_TRANSACTION_REFUSED, asked, reason=refused.reason_name
         )
-        doubt = _Doubt(asked.transfer)
-        while True:
-            try:
-                removed = self._outcomes.removed(asked.transfer, event)
-                if not removed and doubt.begun:
-                    removed = self._find(asked.transfer) is None
-            except PourtierError as error:
-                doubt.wait(error)
-            else:
-                break
+        removed = undo_surely(
+            _doubt_of(asked.transfer),
+            lambda: self._outcomes.removed(asked.transfer, event),
+            is_undone=lambda: self._find(asked.transfer) is None,
+        )
         if removed:
             reach(Failpoint.TRANSFER_NOTED)
         return removed
@@ -253,28 +242,8 @@ class Transfers:
         )
 
 
-class _Doubt:
-    """A transaction whose commit may have been kept without an answer."""
-
-    def __init__(self, transfer: Transfer) -> None:
-        self._transfer = transfer
-        self._give_up = time.monotonic() + DOUBT_SECONDS
-        self.begun = False
-
-    def wait(self, error: PourtierError) -> None:
-        """Lets a moment pass before it is tried again.
-
-        Raises OUTCOME_UNKNOWN where that takes too long, and DEADLINE_EXCEEDED.
-        """
-        self.begun = True
-        deadline.remaining()
-        if time.monotonic() > self._give_up:
-            raise PourtierError(
-                ErrorReason.ERROR_REASON_OUTCOME_UNKNOWN,
-                "the database was lost before it said whether {transaction_id} is kept",
-                transaction_id=self._transfer.key,
-            ) from error
-        time.sleep(LOOK_SECONDS)
+def _doubt_of(transfer: Transfer) -> Doubt:
+    return Doubt("transaction_id", transfer.key)
 
 
 def _seconds_left() -> float:

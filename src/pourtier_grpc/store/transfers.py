@@ -1,8 +1,6 @@
 """Deposits and withdrawals under way: who asks Passeur about which, and the outcome.
 
-A transfer is written before Passeur is asked. Whoever asks has it by a lease: an id,
-and the time from which another may take it over. Whatever is written of it afterwards
-is written by the holder of the lease, or not at all.
+A transfer is written before Passeur is asked. Whoever asks has it by a lease.
 """
 
 from __future__ import annotations
@@ -12,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy import Row, func, insert, select
 
 from pourtier.v1.escrow_service_pb2 import (
     Transaction,
@@ -25,8 +23,15 @@ from pourtier_grpc.store.engine import Reader
 from pourtier_grpc.store.engine import Transaction as Tx
 from pourtier_grpc.store.escrow import money, transaction_of
 from pourtier_grpc.store.escrow_tables import escrow_transactions as rows
+from pourtier_grpc.store.leases import Leased
 
 PENDING = TransactionStatus.TRANSACTION_STATUS_PENDING
+
+_leased = Leased(
+    table=rows,
+    id_column=rows.c.transaction_id,
+    is_open=rows.c.status == PENDING,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,49 +99,18 @@ def claim(tx: Tx, now: datetime, until: datetime, most: int) -> list[Transfer]:
 
     Those that another claims at the moment are passed over.
     """
-    due = (
-        select(rows.c.transaction_id)
-        .where(rows.c.status == PENDING, rows.c.next_attempt_time <= now)
-        .order_by(rows.c.next_attempt_time)
-        .limit(most)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-    )
-    claimed = (
-        update(rows)
-        .where(rows.c.transaction_id == due.c.transaction_id)
-        .values(
-            lease_id=uuid4(),
-            next_attempt_time=until,
-            attempts=rows.c.attempts + 1,
-        )
-        .returning(rows)
-    )
-    return [_transfer(row) for row in tx.run(claimed)]
+    return [_transfer(row) for row in _leased.claim(tx, now, until, most)]
 
 
 def change(tx: Tx, transfer: Transfer, values: Mapping[str, Any]) -> Transaction | None:
     """Writes what came of a transfer; None where its lease went to another."""
-    changed = (
-        update(rows)
-        .where(
-            rows.c.transaction_id == transfer.transaction_id,
-            rows.c.lease_id == transfer.lease_id,
-        )
-        .values(values)
-        .returning(rows)
-    )
-    row = tx.run(changed).first()
+    row = _leased.change(tx, transfer.transaction_id, transfer.lease_id, values)
     return None if row is None else transaction_of(row)
 
 
 def remove(tx: Tx, transfer: Transfer) -> bool:
     """Does away with one that had no effect; False where its lease went to another."""
-    gone = delete(rows).where(
-        rows.c.transaction_id == transfer.transaction_id,
-        rows.c.lease_id == transfer.lease_id,
-    )
-    return bool(tx.run(gone).rowcount)
+    return _leased.remove(tx, transfer.transaction_id, transfer.lease_id)
 
 
 def release_overdue(
@@ -147,17 +121,8 @@ def release_overdue(
     The transfer stays then, whatever its caller finds who comes back late: somebody
     else has been told of it.
     """
-    overdue = (
-        update(rows)
-        .where(
-            rows.c.user_id == user_id,
-            rows.c.transaction_id == transaction_id,
-            rows.c.lease_id.is_(None) | (rows.c.next_attempt_time <= now),
-        )
-        .values(lease_id=None)
-        .returning(rows)
-    )
-    row = tx.run(overdue).first()
+    theirs = rows.c.user_id == user_id
+    row = _leased.release_overdue(tx, transaction_id, now, theirs)
     return None if row is None else transaction_of(row)
 
 
