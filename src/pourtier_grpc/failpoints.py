@@ -33,6 +33,23 @@ class Failpoint(StrEnum):
     SETTLEMENT_CLAIMED = "settlement.claimed"
     SETTLEMENT_ASKED = "settlement.asked"
     SETTLEMENT_NOTED = "settlement.noted"
+    # A charge, whoever makes it: it is written; that is kept; Passeur was asked; the
+    # outcome is written; that is kept.
+    CHARGE_WRITTEN = "charge.written"
+    CHARGE_RECORDED = "charge.recorded"
+    CHARGE_ASKED = "charge.asked"
+    CHARGE_SETTLED = "charge.settled"
+    CHARGE_NOTED = "charge.noted"
+    # A worker's: charges were claimed that others left open; Passeur was asked.
+    RECOVERY_CLAIMED = "recovery.claimed"
+    RECOVERY_ASKED = "recovery.asked"
+    # A worker's: subscriptions were claimed that are due.
+    RENEWAL_CLAIMED = "renewal.claimed"
+    REFUND_WRITTEN = "refund.written"
+    REFUND_RECORDED = "refund.recorded"
+    REFUND_ASKED = "refund.asked"
+    REFUND_SETTLED = "refund.settled"
+    REFUND_NOTED = "refund.noted"
     # Of every change that others are told of: its event is written.
     EVENT_WRITTEN = "event.written"
     # Events were read to be sent; Redis has them; they are marked; that is kept.

@@ -23,3 +23,11 @@ def month_of(moment: datetime) -> tuple[datetime, datetime]:
     """The calendar month of a moment: its beginning, and the next one's."""
     start = datetime(moment.year, moment.month, 1, tzinfo=UTC)
     return start, later(start, 1)
+
+
+def month_from(anchor: datetime, moment: datetime) -> tuple[datetime, datetime]:
+    """The month that a moment lies in, of those counted from an anchor before it."""
+    months = (moment.year - anchor.year) * MONTHS + moment.month - anchor.month
+    if later(anchor, months) > moment:
+        months -= 1
+    return later(anchor, months), later(anchor, months + 1)

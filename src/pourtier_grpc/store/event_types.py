@@ -16,6 +16,7 @@ from uuid import UUID
 from pourtier_grpc.store.sessions import EndCause
 
 USERS_CHANNEL = "lumiere.users"
+SUBSCRIPTIONS_CHANNEL = "lumiere.subscriptions"
 COMPLIANCE_CHANNEL = "lumiere.compliance"
 SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -28,6 +29,11 @@ class EventType(StrEnum):
     USER_SUSPENDED = "user.suspended"
     SESSION_ENDED = "session.ended"
     SESSION_REUSE_DETECTED = "session.reuse_detected"
+    SUBSCRIPTION_ACTIVATED = "subscription.activated"
+    SUBSCRIPTION_RENEWED = "subscription.renewed"
+    SUBSCRIPTION_EXPIRED = "subscription.expired"
+    SUBSCRIPTION_CANCELLED = "subscription.cancelled"
+    SUBSCRIPTION_CHANGED = "subscription.changed"
     LEGAL_DOCUMENT_PUBLISHED = "legal_document.published"
     LEGAL_DOCUMENT_ACCEPTED = "legal_document.accepted"
 
@@ -65,15 +71,39 @@ def _is_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
+def _is_limits(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == set(LIMIT_NAMES)
+        and all(each is None or _is_limit(each) for each in value.values())
+    )
+
+
+def _is_limit(value: object) -> bool:
+    # A bool is an int, and no number.
+    return type(value) is int and value >= 0
+
+
 def _one_of(*words: str) -> Form:
     return Form("one of " + ", ".join(words), lambda value: value in words)
 
 
+# What a plan limits.
+LIMIT_NAMES = (
+    "running_strategies",
+    "backtests",
+    "devices",
+    "sessions",
+    "requests_per_minute",
+)
 ID = Form("UUID", _is_id)
 # RFC 3339, with the offset from UTC.
 TIME = Form("time", _is_time)
 TEXT = Form("text", lambda value: isinstance(value, str))
 TEXTS = Form("list of texts", _is_texts)
+FLAG = Form("true or false", lambda value: isinstance(value, bool))
+# A limit of null is none.
+LIMITS = Form("limits", _is_limits)
 # A bool is an int, and no number.
 COUNT = Form("whole number from 1", lambda value: type(value) is int and value >= 1)
 HASH = Form(
@@ -106,6 +136,19 @@ _DOCUMENT = {
     "locale": TEXT,
     "content_sha256": HASH,
 }
+_SUBSCRIPTION = {
+    "subscription_id": ID,
+    "plan_id": TEXT,
+    "status": TEXT,
+    "period_start": TIME.or_null,
+    "period_end": TIME.or_null,
+    "access_end": TIME.or_null,
+    "auto_renew": FLAG,
+    "cancel_at_period_end": FLAG,
+    "limits": LIMITS,
+    "features": TEXTS,
+}
+_OF_SUBSCRIPTION = Definition(channel=SUBSCRIPTIONS_CHANNEL, fields=_SUBSCRIPTION)
 DEFINITIONS: Mapping[EventType, Definition] = {
     EventType.USER_CREATED: Definition(channel=USERS_CHANNEL),
     EventType.USER_UPDATED: Definition(
@@ -121,6 +164,11 @@ DEFINITIONS: Mapping[EventType, Definition] = {
     EventType.SESSION_REUSE_DETECTED: Definition(
         channel=USERS_CHANNEL, fields={"session_id": ID}
     ),
+    EventType.SUBSCRIPTION_ACTIVATED: _OF_SUBSCRIPTION,
+    EventType.SUBSCRIPTION_RENEWED: _OF_SUBSCRIPTION,
+    EventType.SUBSCRIPTION_EXPIRED: _OF_SUBSCRIPTION,
+    EventType.SUBSCRIPTION_CANCELLED: _OF_SUBSCRIPTION,
+    EventType.SUBSCRIPTION_CHANGED: _OF_SUBSCRIPTION,
     EventType.LEGAL_DOCUMENT_PUBLISHED: Definition(
         channel=COMPLIANCE_CHANNEL, fields={**_DOCUMENT, "effective_time": TIME}
     ),

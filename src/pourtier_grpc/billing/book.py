@@ -1,0 +1,137 @@
+"""The book of subscriptions: every change is written here, audited, and told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pourtier.v1.plan_pb2 import Plan
+from pourtier.v1.subscription_pb2 import SubscriptionStatus
+from pourtier.v1.user_pb2 import User
+from pourtier_grpc.billing.catalogue import Catalogue
+from pourtier_grpc.billing.machine import Transition
+from pourtier_grpc.caller import SYSTEM, Act, Client, SignedInUser
+from pourtier_grpc.clock import Clock
+from pourtier_grpc.store import outbox, subscriptions
+from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
+from pourtier_grpc.store.engine import Transaction
+from pourtier_grpc.store.event_types import LIMIT_NAMES
+from pourtier_grpc.store.outbox import OutboxEvent
+from pourtier_grpc.store.subscriptions import Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Who changes something, and from where, as the audit log has it."""
+
+    actor: str = SYSTEM
+    client: Client | None = None
+    session_id: UUID | None = None
+
+
+BY_ITSELF = Origin()
+
+
+class Book:
+    """Writes subscriptions."""
+
+    def __init__(
+        self, *, catalogue: Catalogue, audit_log: AuditLog, clock: Clock
+    ) -> None:
+        self._catalogue = catalogue
+        self._audit = audit_log
+        self._clock = clock
+
+    def write(
+        self,
+        tx: Transaction,
+        user: User,
+        transition: Transition,
+        origin: Origin = BY_ITSELF,
+        **details: str,
+    ) -> Record:
+        """Writes a transition of a subscription that is locked, with its user's row."""
+        now = self._clock.now()
+        saved = subscriptions.save(tx, transition.record)
+        events = []
+        if transition.event is not None:
+            fields = self._fields(saved, now)
+            events.append(OutboxEvent(event_type=transition.event, fields=fields))
+            action = AuditAction(transition.event.value)
+            self.note(tx, user, action, origin, **described(saved), **details)
+        outbox.record_change(tx, user, now, *events)
+        return saved
+
+    def note(
+        self,
+        tx: Transaction,
+        user: User | None,
+        action: AuditAction,
+        origin: Origin = BY_ITSELF,
+        **details: str,
+    ) -> None:
+        """Writes down that something happened."""
+        event = AuditEvent(
+            action=action,
+            actor=origin.actor,
+            time=self._clock.now(),
+            user=user,
+            client=origin.client,
+            session_id=origin.session_id,
+            details=details,
+        )
+        self._audit.append(tx, event)
+
+    def _fields(self, record: Record, now: datetime) -> Mapping[str, Any]:
+        """What an event says: the plan's limits while it gives access, or else Free's."""
+        ends = record.access_end
+        in_force = record.plan if ends and now < ends else self._catalogue.free
+        return {
+            "subscription_id": str(record.subscription_id),
+            "plan_id": record.plan.plan_id,
+            "status": _status(record),
+            "period_start": record.period and record.period.start.isoformat(),
+            "period_end": record.period and record.period.end.isoformat(),
+            "access_end": ends and ends.isoformat(),
+            "auto_renew": record.auto_renew,
+            "cancel_at_period_end": record.cancel_at_period_end,
+            "limits": limits_of(in_force),
+            "features": list(in_force.features),
+        }
+
+
+def origin_of(caller: SignedInUser, client: Client) -> Origin:
+    """Somebody who changes what is theirs."""
+    return Origin(actor=caller.actor, client=client, session_id=caller.session_id)
+
+
+def origin_of_act(act: Act) -> Origin:
+    """Somebody who changes what is another's."""
+    return Origin(actor=act.actor, client=act.client)
+
+
+def limits_of(plan: Plan) -> dict[str, int | None]:
+    """A plan's limits by name; None where there is none."""
+    limits = plan.limits
+    return {
+        name: getattr(limits, name) if limits.HasField(name) else None
+        for name in LIMIT_NAMES
+    }
+
+
+def described(record: Record) -> dict[str, str]:
+    """A subscription, as the audit log writes it."""
+    return {
+        "subscription_id": str(record.subscription_id),
+        "plan_id": record.plan.plan_id,
+        "status": _status(record),
+        "ordinal": str(record.ordinal),
+    }
+
+
+def _status(record: Record) -> str:
+    name = SubscriptionStatus.Name(record.status)
+    return name.removeprefix("SUBSCRIPTION_STATUS_")
