@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     screened_wallets: Annotated[tuple[str, ...], NoDecode] = ()
     screened_wallets_file: Path | None = None
 
+    # Of the catalogue of plans; without a value the one that the service comes with.
+    plans_file: Path | None = None
+
     grpc_listen: Annotated[tuple[str, ...], NoDecode] = ()
     grpc_unix_socket: Path | None = None
     allow_plaintext: bool = False
