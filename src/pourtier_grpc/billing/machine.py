@@ -141,7 +141,11 @@ def granted(record: Record, plan: Plan, now: datetime) -> Transition:
 
 
 def refused(
-    record: Record, charge: Charge, reason: str, now: datetime, grace: timedelta
+    record: Record,
+    charge: Charge,
+    reason: str | None,
+    now: datetime,
+    grace: timedelta,
 ) -> Transition:
     """The charge was not made, and will not be."""
     told = replace(record, failure_reason=reason, update_time=now)

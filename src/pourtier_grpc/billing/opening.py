@@ -1,0 +1,111 @@
+"""How a charge begins: under the locks of its user and its subscription."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from pourtier.v1.plan_pb2 import Plan
+from pourtier.v1.subscription_pb2 import ChargeKind
+from pourtier.v1.user_pb2 import User, UserStatus
+from pourtier_grpc.billing import proration
+from pourtier_grpc.errors import ErrorReason, PourtierError
+from pourtier_grpc.store import charges, holds
+from pourtier_grpc.store import escrow as escrow_rows
+from pourtier_grpc.store.charges import Charge
+from pourtier_grpc.store.engine import Transaction
+from pourtier_grpc.store.subscriptions import Record
+
+# How soon it is worth asking again whether something is known, or may be charged.
+PENDING_SECONDS = 2
+HELD_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Whose a charge is that is about to be made, and until when."""
+
+    lease_id: UUID
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is to be charged for. `period_start` is None where that is not known yet."""
+
+    record: Record
+    kind: ChargeKind.ValueType
+    plan: Plan
+    credit: str = "0"
+    period_start: datetime | None = None
+
+
+def open_charge(
+    tx: Transaction, user: User, wanted: Wanted, lease: Lease, now: datetime
+) -> Charge:
+    """Writes a charge for the subscription's next period.
+
+    The transaction holds the locks of user and subscription, and has seen to it that
+    there is no open charge and no hold.
+    """
+    record = wanted.record
+    ordinal = record.ordinal + 1
+    attempt = charges.attempts_of(tx, record.subscription_id, ordinal) + 1
+    charge = Charge(
+        charge_id=charges.id_of(record.subscription_id, ordinal, attempt),
+        subscription_id=record.subscription_id,
+        user_id=record.user_id,
+        ordinal=ordinal,
+        attempt=attempt,
+        kind=wanted.kind,
+        plan=wanted.plan,
+        wallet_address=_wallet_of(tx, user),
+        amount=proration.less(wanted.plan.price.amount, wanted.credit),
+        credit=wanted.credit,
+        period_start=wanted.period_start,
+        create_time=now,
+        lease_id=lease.lease_id,
+    )
+    charges.insert_one(tx, charge, lease.until)
+    return charge
+
+
+def require_chargeable(tx: Transaction, user: User) -> None:
+    """Raises USER_SUSPENDED, CHARGE_PENDING and CHARGING_HELD.
+
+    Until the transaction ends, no hold begins.
+    """
+    if user.status != UserStatus.USER_STATUS_ACTIVE:
+        raise PourtierError(
+            ErrorReason.ERROR_REASON_USER_SUSPENDED, "the account is suspended"
+        )
+    require_settled(charges.open_of_user(tx, UUID(user.user_id)))
+    if is_held(tx, UUID(user.user_id)):
+        raise PourtierError(
+            ErrorReason.ERROR_REASON_CHARGING_HELD,
+            "nothing is charged at the moment",
+            retry_after=timedelta(seconds=HELD_SECONDS),
+        )
+
+
+def require_settled(charge_id: UUID | None) -> None:
+    """Raises CHARGE_PENDING where there is a charge that is open."""
+    if charge_id is not None:
+        raise PourtierError(
+            ErrorReason.ERROR_REASON_CHARGE_PENDING,
+            "the outcome of the charge {charge_id} is not known yet",
+            retry_after=timedelta(seconds=PENDING_SECONDS),
+            charge_id=str(charge_id),
+        )
+
+
+def is_held(tx: Transaction, user_id: UUID) -> bool:
+    """Whether a user is not to be charged; no hold begins until the transaction ends."""
+    holds.share(tx)
+    return holds.keeps(tx, user_id)
+
+
+def _wallet_of(tx: Transaction, user: User) -> str:
+    account = escrow_rows.find_account(tx, UUID(user.user_id))
+    return user.wallet_address if account is None else account.escrow.wallet_address

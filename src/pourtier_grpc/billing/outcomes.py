@@ -1,0 +1,210 @@
+"""What came of a charge, written by whoever holds its lease: caller or worker.
+
+Every outcome is one transaction: the charge, the period, the subscription, the audit
+log, the event, and the idempotency key of the call that made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from pourtier.v1 import subscription_service_pb2 as pb
+from pourtier.v1.subscription_pb2 import ChargeStatus
+from pourtier.v1.user_pb2 import User
+from pourtier_grpc.billing import machine
+from pourtier_grpc.billing.book import Book
+from pourtier_grpc.billing.machine import PURCHASE, UPGRADE, Transition
+from pourtier_grpc.clock import Clock
+from pourtier_grpc.failpoints import Failpoint, reach
+from pourtier_grpc.passeur import models
+from pourtier_grpc.store import charges, idempotency, periods, subscriptions, users
+from pourtier_grpc.store.audit import AuditAction
+from pourtier_grpc.store.charges import Charge
+from pourtier_grpc.store.engine import Database, Transaction
+from pourtier_grpc.store.leases import free
+from pourtier_grpc.store.periods import NewPeriod
+from pourtier_grpc.store.subscriptions import Record
+
+CONFIRMED = ChargeStatus.CHARGE_STATUS_CONFIRMED
+REFUSED = ChargeStatus.CHARGE_STATUS_REFUSED
+VOIDED = ChargeStatus.CHARGE_STATUS_VOIDED
+
+T = TypeVar("T")
+
+# Is told of each charge that ends: its kind and how.
+Tell = Callable[[str, str], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A charge and its subscription, as they are after an outcome was written."""
+
+    charge: Charge
+    record: Record
+
+    def answer(self) -> Message:
+        """What the call is answered that made the charge."""
+        shown = self.record.shown()
+        if self.charge.kind == UPGRADE:
+            return pb.ChangePlanResponse(subscription=shown, charge=self.charge.shown())
+        return shown
+
+
+class Outcomes:
+    """Writes outcomes. None is answered where the lease went to another."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        book: Book,
+        clock: Clock,
+        grace: timedelta,
+        tell: Tell,
+    ) -> None:
+        """`grace` is how long access goes on after a renewal was refused."""
+        self._database = database
+        self._book = book
+        self._clock = clock
+        self._grace = grace
+        self._tell = tell
+
+    def confirmed(self, charge: Charge, answer: models.Charge) -> Settled | None:
+        """The money was taken: the period is paid."""
+        values = {
+            "status": CONFIRMED,
+            "passeur_transaction_id": answer.transaction_id,
+            "signature": answer.signature,
+        }
+
+        def write(tx: Transaction, user: User, record: Record, now: datetime) -> Record:
+            transition = machine.paid(record, charge, now)
+            _begin_period(tx, record, transition.record, charge, now)
+            details = {"charge_id": charge.key, "amount": charge.amount}
+            return self._book.write(tx, user, transition, **details)
+
+        return self._settle(charge, values, write, keeps_key=True)
+
+    def refused(self, charge: Charge, reason: str) -> Settled | None:
+        """Passeur refuses it, for a reason of the registry; its key is free again."""
+        return self._failed(charge, REFUSED, reason, AuditAction.CHARGE_REFUSED)
+
+    def voided(
+        self, charge: Charge, reason: str, *, ends: bool = False
+    ) -> Settled | None:
+        """Nothing was taken, and nothing will be; its key is free again.
+
+        With `ends` the subscription ends without grace: nobody wants it renewed.
+        """
+        action = AuditAction.CHARGE_VOIDED
+        return self._failed(charge, VOIDED, reason, action, ends=ends)
+
+    def unanswered(self, charge: Charge, due: datetime) -> Settled | None:
+        """Nobody knows what Passeur has made of it; who asks again will."""
+        with self._database.transaction() as tx:
+            written = charges.change(tx, charge, free(due))
+            if written is None:
+                return None
+            record = subscriptions.find(tx, charge.user_id, charge.subscription_id)
+            settled = Settled(charge=written, record=_there(record))
+            self._complete(tx, settled)
+            tx.commit()
+        return settled
+
+    def now(self, charge: Charge) -> Settled:
+        """A charge and its subscription as they are, whoever has written them."""
+        with self._database.read() as read:
+            written = charges.find(read, charge.charge_id)
+            record = subscriptions.find(read, charge.user_id, charge.subscription_id)
+        return Settled(charge=_there(written), record=_there(record))
+
+    def _failed(
+        self,
+        charge: Charge,
+        status: ChargeStatus.ValueType,
+        reason: str,
+        action: AuditAction,
+        *,
+        ends: bool = False,
+    ) -> Settled | None:
+        grace = timedelta(0) if ends else self._grace
+
+        def write(tx: Transaction, user: User, record: Record, now: datetime) -> Record:
+            told = _told(charge, record, status, reason)
+            transition = machine.refused(record, charge, told, now, grace)
+            details = {"charge_id": charge.key, "reason": reason}
+            self._book.note(tx, user, action, **details)
+            return self._book.write(tx, user, transition, **details)
+
+        values = {"status": status, "failure_reason": reason}
+        return self._settle(charge, values, write, keeps_key=False)
+
+    def _settle(
+        self,
+        charge: Charge,
+        values: dict[str, Any],
+        write: Callable[[Transaction, User, Record, datetime], Record],
+        *,
+        keeps_key: bool,
+    ) -> Settled | None:
+        with self._database.transaction() as tx:
+            now = self._clock.now()
+            user = _there(users.lock(tx, charge.user_id))
+            record = _there(
+                subscriptions.lock(tx, charge.user_id, charge.subscription_id)
+            )
+            values = {**values, "settle_time": now, **free(None)}
+            written = charges.change(tx, charge, values)
+            if written is None:
+                return None
+            settled = Settled(charge=written, record=write(tx, user, record, now))
+            if keeps_key:
+                self._complete(tx, settled)
+            else:
+                idempotency.release(tx, charge.charge_id)
+            reach(Failpoint.CHARGE_SETTLED)
+            tx.commit()
+        self._tell(charge.kind_name, settled.charge.status_name)
+        return settled
+
+    def _complete(self, tx: Transaction, settled: Settled) -> None:
+        now = self._clock.now()
+        idempotency.complete(tx, settled.charge.charge_id, settled.answer(), now)
+
+
+def _begin_period(
+    tx: Transaction, before: Record, after: Record, charge: Charge, now: datetime
+) -> None:
+    if charge.kind == UPGRADE and charge.period_start is not None:
+        at = charge.period_start
+        periods.close(tx, before.subscription_id, before.ordinal, at, charge.credit)
+    new = NewPeriod(
+        subscription_id=after.subscription_id,
+        ordinal=after.ordinal,
+        plan_id=after.plan.plan_id,
+        value=after.value,
+        period=_there(after.period),
+        charge_id=charge.charge_id,
+        grant_reason=None,
+    )
+    periods.insert_one(tx, new, now)
+
+
+def _told(
+    charge: Charge, record: Record, status: ChargeStatus.ValueType, reason: str
+) -> str | None:
+    """Why the subscription is not paid: not for a charge that was given up."""
+    given_up = status == VOIDED and charge.kind != PURCHASE
+    return record.failure_reason if given_up else reason
+
+
+def _there(found: T | None) -> T:
+    """What a charge has, for as long as it is there itself."""
+    if found is None:
+        raise LookupError("a charge without its user, subscription or period")
+    return found
