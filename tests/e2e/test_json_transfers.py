@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from pourtier_grpc.devtools.wallet import DevWallet
-from pourtier_grpc.escrow import transfers, twins
 from pourtier_grpc.escrow.outcomes import Outcomes
 from pourtier_grpc.passeur import patience
+from pourtier_grpc.store import doubt, twins
 from pourtier_grpc.store.driver_errors import unavailable
 from support.json_api import answered, refused
 from support.passeur import PasseurSim, passeur_process
@@ -152,7 +152,7 @@ def test_a_refusal_that_cannot_be_noted(
         raise unavailable()
 
     monkeypatch.setattr(Outcomes, "removed", lost)
-    monkeypatch.setattr(transfers, "DOUBT_SECONDS", 0.1)
+    monkeypatch.setattr(doubt, "DOUBT_SECONDS", 0.1)
     answer = ann.move(WITHDRAW, "1000")
     assert answer.status_code == 503
     said = refused(answer, "OUTCOME_UNKNOWN")
