@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
 from pourtier.v1.plan_pb2 import Plan
 from pourtier.v1.subscription_pb2 import SubscriptionStatus
 from pourtier.v1.user_pb2 import User
-from pourtier_grpc.billing.catalogue import Catalogue
+from pourtier_grpc.billing import machine
+from pourtier_grpc.billing.catalogue import Catalogue, limit_of
 from pourtier_grpc.billing.machine import Transition
 from pourtier_grpc.caller import SYSTEM, Act, Client, SignedInUser
 from pourtier_grpc.clock import Clock
-from pourtier_grpc.store import outbox, subscriptions
+from pourtier_grpc.store import outbox, subscriptions, unmatched
 from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Transaction
 from pourtier_grpc.store.event_types import LIMIT_NAMES
 from pourtier_grpc.store.outbox import OutboxEvent
 from pourtier_grpc.store.subscriptions import Record
+from pourtier_grpc.store.unmatched import Unmatched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class Origin:
 
 
 BY_ITSELF = Origin()
+NO_DETAILS: Mapping[str, str] = MappingProxyType({})
 
 
 class Book:
@@ -50,8 +54,9 @@ class Book:
         tx: Transaction,
         user: User,
         transition: Transition,
+        *,
         origin: Origin = BY_ITSELF,
-        **details: str,
+        details: Mapping[str, str] = NO_DETAILS,
     ) -> Record:
         """Writes a transition of a subscription that is locked, with its user's row."""
         now = self._clock.now()
@@ -61,17 +66,27 @@ class Book:
             fields = self._fields(saved, now)
             events.append(OutboxEvent(event_type=transition.event, fields=fields))
             action = AuditAction(transition.event.value)
-            self.note(tx, user, action, origin, **described(saved), **details)
+            told = {**described(saved), **details}
+            self.note(tx, user, action, told, origin)
         outbox.record_change(tx, user, now, *events)
         return saved
+
+    def put_off(self, tx: Transaction, record: Record, due: datetime | None) -> None:
+        """Has the worker look again then, or never; nothing else is changed."""
+        subscriptions.put_off(tx, record, due, record.looks)
+
+    def put_off_look(self, tx: Transaction, record: Record) -> None:
+        """Has the worker look for money again, ever more seldom."""
+        after = machine.looked(record, self._clock.now()).record
+        subscriptions.put_off(tx, record, after.due_time, after.looks)
 
     def note(
         self,
         tx: Transaction,
         user: User | None,
         action: AuditAction,
+        details: Mapping[str, str],
         origin: Origin = BY_ITSELF,
-        **details: str,
     ) -> None:
         """Writes down that something happened."""
         event = AuditEvent(
@@ -85,17 +100,26 @@ class Book:
         )
         self._audit.append(tx, event)
 
+    def note_unmatched(self, tx: Transaction, user: User, found: Unmatched) -> None:
+        """Keeps a charge that only Passeur knows: its user is not charged meanwhile."""
+        if unmatched.insert_one(tx, found, self._clock.now()):
+            details = {
+                "passeur_transaction_id": found.passeur_transaction_id,
+                "amount": found.amount,
+            }
+            self.note(tx, user, AuditAction.CHARGE_UNMATCHED, details)
+
     def _fields(self, record: Record, now: datetime) -> Mapping[str, Any]:
-        """What an event says: the plan's limits while it gives access, or else Free's."""
-        ends = record.access_end
+        """What an event says: the limits of the plan while it gives access, or Free's."""
+        ends, period = record.access_end, record.period
         in_force = record.plan if ends and now < ends else self._catalogue.free
         return {
             "subscription_id": str(record.subscription_id),
             "plan_id": record.plan.plan_id,
             "status": _status(record),
-            "period_start": record.period and record.period.start.isoformat(),
-            "period_end": record.period and record.period.end.isoformat(),
-            "access_end": ends and ends.isoformat(),
+            "period_start": _text(period.start if period else None),
+            "period_end": _text(period.end if period else None),
+            "access_end": _text(ends),
             "auto_renew": record.auto_renew,
             "cancel_at_period_end": record.cancel_at_period_end,
             "limits": limits_of(in_force),
@@ -115,11 +139,7 @@ def origin_of_act(act: Act) -> Origin:
 
 def limits_of(plan: Plan) -> dict[str, int | None]:
     """A plan's limits by name; None where there is none."""
-    limits = plan.limits
-    return {
-        name: getattr(limits, name) if limits.HasField(name) else None
-        for name in LIMIT_NAMES
-    }
+    return {name: limit_of(plan, name) for name in LIMIT_NAMES}
 
 
 def described(record: Record) -> dict[str, str]:
@@ -130,6 +150,10 @@ def described(record: Record) -> dict[str, str]:
         "status": _status(record),
         "ordinal": str(record.ordinal),
     }
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
 
 
 def _status(record: Record) -> str:

@@ -21,12 +21,13 @@ from pourtier_grpc.billing.book import Book, Origin
 from pourtier_grpc.billing.opening import (
     Lease,
     Wanted,
+    described,
     open_charge,
     require_chargeable,
 )
 from pourtier_grpc.billing.outcomes import REFUSED, VOIDED, Outcomes, Settled
 from pourtier_grpc.clock import Clock
-from pourtier_grpc.errors import PourtierError
+from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.escrow import refusals
 from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.escrow.outcomes import name_of
@@ -45,6 +46,7 @@ from pourtier_grpc.users.directory import found
 ASK_SECONDS = 30.0
 # Of a call's time, what is kept back to write down how Passeur answered.
 WRITING_SECONDS = 0.5
+UNAVAILABLE = ErrorReason.ERROR_REASON_PASSEUR_UNAVAILABLE
 # By what a lease outlasts its call: the clocks of processes differ by a second at most.
 LEASE_MARGIN = timedelta(seconds=2)
 
@@ -93,27 +95,27 @@ class Charging:
         """
         lease_id = uuid4()
         try:
-            self._write(call, prepare, lease_id)
+            charge = self._write(call, prepare, lease_id)
         except RepeatedCallError as repeated:
             made = repeated.resource_id
             if repeated.response is not None or made is None:
                 raise
-            if not self._is_ours(call, made, lease_id):
+            ours = self._find(call, lease_id)
+            if ours is None or ours.charge_id != made:
                 return self._join(made)
-        with self._database.read() as read:
-            charge = charges.find_leased(read, call.user_id, lease_id)
-        if charge is None:
-            # The lease went to a worker before we came to ask.
-            raise idempotency.in_progress()
+            # Our own, whose commit was not answered.
+            charge = ours
         reach(Failpoint.CHARGE_RECORDED)
         return self._ask(charge)
 
-    def _write(self, call: Call, prepare: Prepare, lease_id: UUID) -> None:
-        doubt = Doubt("subscription_id", str(call.subscription_id))
+    def _write(self, call: Call, prepare: Prepare, lease_id: UUID) -> Charge:
+        doubt = _doubt_of(call.subscription_id)
+        written: list[Charge] = []
 
         def is_kept() -> bool:
-            with self._database.read() as read:
-                return charges.find_leased(read, call.user_id, lease_id) is not None
+            kept = self._find(call, lease_id)
+            written[:] = [] if kept is None else [kept]
+            return kept is not None
 
         def write(tx: Transaction) -> None:
             if not doubt.begun:
@@ -121,12 +123,16 @@ class Charging:
                 self._asking.require_open()
             # A commit that is under way yet is waited for here.
             user = found(users.lock(tx, call.user_id), call.user_id)
-            kept = doubt.begun and charges.find_leased(tx, call.user_id, lease_id)
-            if not kept:
-                self._insert(tx, user, call, prepare, lease_id)
+            kept = charges.find_leased(tx, call.user_id, lease_id)
+            written[:] = [kept or self._insert(tx, user, call, prepare, lease_id)]
             reach(Failpoint.CHARGE_WRITTEN)
 
         write_surely(self._database, doubt, write, is_kept)
+        return written[0]
+
+    def _find(self, call: Call, lease_id: UUID) -> Charge | None:
+        with self._database.read() as read:
+            return charges.find_leased(read, call.user_id, lease_id)
 
     def _insert(
         self,
@@ -135,7 +141,7 @@ class Charging:
         call: Call,
         prepare: Prepare,
         lease_id: UUID,
-    ) -> None:
+    ) -> Charge:
         wanted = prepare(tx, user)
         require_chargeable(tx, user)
         now = self._clock.now()
@@ -143,14 +149,9 @@ class Charging:
         lease = Lease(lease_id=lease_id, until=until)
         charge = open_charge(tx, user, wanted, lease, now)
         idempotency.attach(tx, charge.charge_id)
-        details = described(charge)
-        self._book.note(tx, user, AuditAction.CHARGE_REQUESTED, call.origin, **details)
-
-    def _is_ours(self, call: Call, made: UUID, lease_id: UUID) -> bool:
-        """Whether the key's charge is this call's own, whose commit was not answered."""
-        with self._database.read() as read:
-            charge = charges.find_leased(read, call.user_id, lease_id)
-        return charge is not None and charge.charge_id == made
+        action, details = AuditAction.CHARGE_REQUESTED, described(charge)
+        self._book.note(tx, user, action, details, call.origin)
+        return charge
 
     def _join(self, charge_id: UUID) -> Message:
         """What came of a call under the same key that is no more."""
@@ -191,7 +192,7 @@ class Charging:
             self._given_up(charge, lambda: self._outcomes.refused(charge, code))
             return self._final(charge, ask.error_of(reason, charge, balance), error)
         if not error.may_have_taken_effect and not isinstance(error, RefusedError):
-            why = name_of(refusals.UNAVAILABLE)
+            why = name_of(UNAVAILABLE)
             self._given_up(charge, lambda: self._outcomes.voided(charge, why))
             return self._final(charge, refusals.unavailable(error), error)
         now = self._clock.now()
@@ -200,7 +201,7 @@ class Charging:
     def _given_up(self, charge: Charge, write: Callable[[], Settled | None]) -> None:
         """Writes that nothing was taken, for as long as it is not known to be kept."""
         undo_surely(
-            Doubt("subscription_id", str(charge.subscription_id)),
+            _doubt_of(charge.subscription_id),
             lambda: write() is not None,
             is_undone=lambda: not self._outcomes.now(charge).charge.is_open,
         )
@@ -221,28 +222,22 @@ class Charging:
         try:
             settled = write() or self._outcomes.now(charge)
         except PourtierError as error:
-            # It is kept all the same, and leased: a worker will find out.
+            # It is kept all the same, and leased: a worker will find out. No error that
+            # a caller could take for a refusal may leave from here.
             _log.warning(
                 "the outcome of a charge was not noted",
                 charge_id=charge.key,
                 error=repr(error),
             )
-            raise
+            raise _doubt_of(charge.subscription_id).unknown() from error
         reach(Failpoint.CHARGE_NOTED)
         if settled.charge.status in (REFUSED, VOIDED):
             raise ask.error_of(settled.charge.failure_reason, settled.charge)
         return settled.answer()
 
 
-def described(charge: Charge) -> dict[str, str]:
-    """A charge, as the audit log writes it."""
-    return {
-        "charge_id": charge.key,
-        "subscription_id": str(charge.subscription_id),
-        "kind": charge.kind_name,
-        "plan_id": charge.plan.plan_id,
-        "amount": charge.amount,
-    }
+def _doubt_of(subscription_id: UUID) -> Doubt:
+    return Doubt("subscription_id", str(subscription_id))
 
 
 def _seconds_left() -> float:

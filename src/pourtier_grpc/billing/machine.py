@@ -98,7 +98,9 @@ def begun(
 def paid(record: Record, charge: Charge, now: datetime) -> Transition:
     """The charge was made: its period is the subscription's."""
     anchor, count = _anchor(record, charge, now)
-    period = Period(start=months.later(anchor, count), end=months.later(anchor, count + 1))
+    period = Period(
+        start=months.later(anchor, count), end=months.later(anchor, count + 1)
+    )
     changed = _running(record, period, now)
     changed = replace(
         changed,
@@ -213,6 +215,19 @@ def looked(record: Record, now: datetime) -> Transition:
     elif record.status != EXPIRED or not record.renews or _is_old(record, now):
         due = None
     return Transition(record=replace(record, looks=record.looks + 1, due_time=due))
+
+
+def cancelling(record: Record, now: datetime) -> Transition:
+    """It is to end with its period."""
+    return changed(record, now, cancel_at_period_end=True)
+
+
+def auto_renew(record: Record, now: datetime, *, on: bool) -> Transition:
+    """Whether it renews itself; what has ended comes back by itself only then."""
+    due = record.due_time
+    if record.status == EXPIRED:
+        due = now + FIRST_LOOK if on else None
+    return changed(record, now, auto_renew=on, due_time=due, looks=0)
 
 
 def changed(record: Record, now: datetime, **changes: object) -> Transition:

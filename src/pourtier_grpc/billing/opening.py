@@ -10,6 +10,7 @@ from pourtier.v1.plan_pb2 import Plan
 from pourtier.v1.subscription_pb2 import ChargeKind
 from pourtier.v1.user_pb2 import User, UserStatus
 from pourtier_grpc.billing import proration
+from pourtier_grpc.billing.catalogue import Catalogue
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import charges, holds
 from pourtier_grpc.store import escrow as escrow_rows
@@ -60,7 +61,7 @@ def open_charge(
         attempt=attempt,
         kind=wanted.kind,
         plan=wanted.plan,
-        wallet_address=_wallet_of(tx, user),
+        wallet_address=wallet_of(tx, user),
         amount=proration.less(wanted.plan.price.amount, wanted.credit),
         credit=wanted.credit,
         period_start=wanted.period_start,
@@ -106,6 +107,30 @@ def is_held(tx: Transaction, user_id: UUID) -> bool:
     return holds.keeps(tx, user_id)
 
 
-def _wallet_of(tx: Transaction, user: User) -> str:
+def described(charge: Charge) -> dict[str, str]:
+    """A charge, as the audit log writes it."""
+    return {
+        "charge_id": charge.key,
+        "subscription_id": str(charge.subscription_id),
+        "kind": charge.kind_name,
+        "plan_id": charge.plan.plan_id,
+        "amount": charge.amount,
+    }
+
+
+def wallet_of(tx: Transaction, user: User) -> str:
+    """The wallet of a user's escrow, or of the one that they would have."""
     account = escrow_rows.find_account(tx, UUID(user.user_id))
     return user.wallet_address if account is None else account.escrow.wallet_address
+
+
+def next_plan(catalogue: Catalogue, record: Record) -> Plan:
+    """What the next period is to be: limits as on offer, the price as it was taken."""
+    wanted = record.next_plan or record.plan
+    offered = catalogue.find(wanted.plan_id)
+    if offered is None:
+        return wanted
+    plan = Plan()
+    plan.CopyFrom(offered)
+    plan.price.CopyFrom(wanted.price)
+    return plan

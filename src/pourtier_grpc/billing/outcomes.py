@@ -18,10 +18,11 @@ from pourtier.v1.subscription_pb2 import ChargeStatus
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.billing import machine
 from pourtier_grpc.billing.book import Book
-from pourtier_grpc.billing.machine import PURCHASE, UPGRADE, Transition
+from pourtier_grpc.billing.machine import PURCHASE, UPGRADE
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.passeur import models
+from pourtier_grpc.passeur.amounts import text_of
 from pourtier_grpc.store import charges, idempotency, periods, subscriptions, users
 from pourtier_grpc.store.audit import AuditAction
 from pourtier_grpc.store.charges import Charge
@@ -29,6 +30,7 @@ from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.leases import free
 from pourtier_grpc.store.periods import NewPeriod
 from pourtier_grpc.store.subscriptions import Record
+from pourtier_grpc.store.unmatched import Unmatched
 
 CONFIRMED = ChargeStatus.CHARGE_STATUS_CONFIRMED
 REFUSED = ChargeStatus.CHARGE_STATUS_REFUSED
@@ -86,7 +88,7 @@ class Outcomes:
             transition = machine.paid(record, charge, now)
             _begin_period(tx, record, transition.record, charge, now)
             details = {"charge_id": charge.key, "amount": charge.amount}
-            return self._book.write(tx, user, transition, **details)
+            return self._book.write(tx, user, transition, details=details)
 
         return self._settle(charge, values, write, keeps_key=True)
 
@@ -95,14 +97,28 @@ class Outcomes:
         return self._failed(charge, REFUSED, reason, AuditAction.CHARGE_REFUSED)
 
     def voided(
-        self, charge: Charge, reason: str, *, ends: bool = False
+        self,
+        charge: Charge,
+        reason: str,
+        *,
+        ends: bool = False,
+        unmatched: models.Charge | None = None,
     ) -> Settled | None:
         """Nothing was taken, and nothing will be; its key is free again.
 
         With `ends` the subscription ends without grace: nobody wants it renewed.
+        `unmatched` is what Passeur has made under its key instead, if anything.
         """
         action = AuditAction.CHARGE_VOIDED
-        return self._failed(charge, VOIDED, reason, action, ends=ends)
+        return self._failed(
+            charge, VOIDED, reason, action, ends=ends, unmatched=unmatched
+        )
+
+    def put_off(self, charge: Charge, due: datetime) -> None:
+        """Has it asked for again then, or by now, by whoever has the lease next."""
+        with self._database.transaction() as tx:
+            charges.change(tx, charge, free(due))
+            tx.commit()
 
     def unanswered(self, charge: Charge, due: datetime) -> Settled | None:
         """Nobody knows what Passeur has made of it; who asks again will."""
@@ -131,6 +147,7 @@ class Outcomes:
         action: AuditAction,
         *,
         ends: bool = False,
+        unmatched: models.Charge | None = None,
     ) -> Settled | None:
         grace = timedelta(0) if ends else self._grace
 
@@ -138,8 +155,11 @@ class Outcomes:
             told = _told(charge, record, status, reason)
             transition = machine.refused(record, charge, told, now, grace)
             details = {"charge_id": charge.key, "reason": reason}
-            self._book.note(tx, user, action, **details)
-            return self._book.write(tx, user, transition, **details)
+            self._book.note(tx, user, action, details)
+            if unmatched is not None:
+                found = _instead_of(charge, unmatched, now)
+                self._book.note_unmatched(tx, user, found)
+            return self._book.write(tx, user, transition, details=details)
 
         values = {"status": status, "failure_reason": reason}
         return self._settle(charge, values, write, keeps_key=False)
@@ -193,6 +213,16 @@ def _begin_period(
         grant_reason=None,
     )
     periods.insert_one(tx, new, now)
+
+
+def _instead_of(charge: Charge, made: models.Charge, now: datetime) -> Unmatched:
+    return Unmatched(
+        passeur_transaction_id=made.transaction_id,
+        user_id=charge.user_id,
+        wallet_address=charge.wallet_address,
+        amount=text_of(made.amount),
+        create_time=now,
+    )
 
 
 def _told(

@@ -236,9 +236,7 @@ def release_overdue(tx: Transaction, charge_id: UUID, now: datetime) -> bool:
 
 def add_refunded(tx: Transaction, charge_id: UUID, refunded: str) -> None:
     """Writes how much of a charge was given back in all."""
-    tx.run(
-        update(rows).where(rows.c.charge_id == charge_id).values(refunded=refunded)
-    )
+    tx.run(update(rows).where(rows.c.charge_id == charge_id).values(refunded=refunded))
 
 
 def backlog(reader: Reader, before: datetime) -> Backlog:

@@ -38,13 +38,16 @@ class Doubt:
         self.begun = True
         deadline.remaining()
         if time.monotonic() > self._give_up:
-            raise PourtierError(
-                ErrorReason.ERROR_REASON_OUTCOME_UNKNOWN,
-                "the database was lost before it said whether"
-                f" {{{self._name}}} is kept",
-                **self._metadata,
-            ) from error
+            raise self.unknown() from error
         time.sleep(LOOK_SECONDS)
+
+    def unknown(self) -> PourtierError:
+        """The error of a call that cannot be told: OUTCOME_UNKNOWN."""
+        return PourtierError(
+            ErrorReason.ERROR_REASON_OUTCOME_UNKNOWN,
+            f"the database was lost before it said what became of {{{self._name}}}",
+            **self._metadata,
+        )
 
 
 def write_surely(

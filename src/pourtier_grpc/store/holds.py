@@ -79,7 +79,9 @@ def keeps(reader: Reader, user_id: UUID) -> bool:
     query = select(
         or_(
             _exists(charging_holds, charging_holds.c.release_time.is_(None)),
-            _exists(escrow_accounts, accounts.user_id == user_id, accounts.unreconciled),
+            _exists(
+                escrow_accounts, accounts.user_id == user_id, accounts.unreconciled
+            ),
             _exists(
                 unmatched_charges,
                 unmatched.user_id == user_id,

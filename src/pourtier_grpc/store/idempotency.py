@@ -16,6 +16,7 @@ from uuid import UUID
 from google.protobuf.message import Message
 from sqlalchemy import (
     ColumnElement,
+    Exists,
     Row,
     and_,
     delete,
@@ -28,6 +29,7 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import claims
+from pourtier_grpc.store.billing_tables import charges
 from pourtier_grpc.store.driver_errors import translated_errors
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.escrow_tables import PENDING, escrow_transactions
@@ -214,13 +216,18 @@ def sweep(database: Database, now: datetime) -> bool:
 
 def _old(now: datetime) -> ColumnElement[bool]:
     """Which rows count no longer: not of what they have begun, until it is settled."""
-    begun = escrow_transactions.c
-    unsettled = (
-        select(literal(1))
-        .where(begun.transaction_id == rows.c.resource_id, begun.status == PENDING)
-        .exists()
+    return and_(
+        rows.c.create_time <= now - LIFETIME,
+        ~_begun(escrow_transactions.c.transaction_id, escrow_transactions.c.status),
+        ~_begun(charges.c.charge_id, charges.c.status),
     )
-    return and_(rows.c.create_time <= now - LIFETIME, ~unsettled)
+
+
+def _begun(resource_id: ColumnElement[Any], status: ColumnElement[Any]) -> Exists:
+    """Whether what a key has made waits for its outcome."""
+    mine = resource_id == rows.c.resource_id
+    # A charge's PENDING is a transfer's.
+    return select(literal(1)).where(mine, status == PENDING).exists()
 
 
 def in_progress() -> PourtierError:

@@ -240,6 +240,15 @@ def save(tx: Transaction, record: Record) -> Record:
     return saved
 
 
+def put_off(tx: Transaction, record: Record, due: datetime | None, looks: int) -> None:
+    """Writes when the worker looks at a subscription again, which nobody is shown."""
+    tx.run(
+        update(rows)
+        .where(rows.c.subscription_id == record.subscription_id)
+        .values(due_time=due, looks=looks)
+    )
+
+
 def claim_due(
     tx: Transaction, now: datetime, until: datetime, most: int
 ) -> list[tuple[UUID, UUID]]:

@@ -1,0 +1,241 @@
+"""What is due: periods that have ended, and money that may have come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from uuid import UUID, uuid4
+
+import structlog
+
+from pourtier.v1.user_pb2 import User, UserStatus
+from pourtier_grpc import deadline
+from pourtier_grpc.batches import see_to_each
+from pourtier_grpc.billing import machine
+from pourtier_grpc.billing.book import Book
+from pourtier_grpc.billing.catalogue import Catalogue
+from pourtier_grpc.billing.collecting import SUSPENDED, THREADS, Collecting
+from pourtier_grpc.billing.machine import (
+    ACTIVE,
+    EXPIRED,
+    PAST_DUE,
+    REACTIVATION,
+    RENEWAL,
+    RENEWING,
+)
+from pourtier_grpc.billing.opening import (
+    HELD_SECONDS,
+    Lease,
+    Wanted,
+    described,
+    is_held,
+    next_plan,
+    open_charge,
+    wallet_of,
+)
+from pourtier_grpc.clock import Clock
+from pourtier_grpc.escrow.asking import Asking
+from pourtier_grpc.expected import ExpectedError
+from pourtier_grpc.failpoints import Failpoint, reach
+from pourtier_grpc.passeur.errors import RefusalCode, RefusedError
+from pourtier_grpc.store import charges, subscriptions, users
+from pourtier_grpc.store.audit import AuditAction
+from pourtier_grpc.store.charges import Charge
+from pourtier_grpc.store.engine import Database, Transaction
+from pourtier_grpc.store.subscriptions import Record
+
+# How many are taken at a time, and how long another worker leaves them alone.
+BATCH = 64
+CLAIM = timedelta(seconds=60)
+
+_log = structlog.get_logger("pourtier.billing")
+
+Due = tuple[UUID, UUID]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Waiting:
+    """A subscription that waits for money in an escrow."""
+
+    wallet_address: str
+    price: Decimal
+
+
+class Renewals:
+    """Works off what is due. Any number of processes may."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        asking: Asking,
+        collecting: Collecting,
+        catalogue: Catalogue,
+        book: Book,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._asking = asking
+        self._collecting = collecting
+        self._catalogue = catalogue
+        self._book = book
+        self._clock = clock
+
+    def renew(self) -> bool:
+        """Sees to subscriptions that are due. True where there may be more.
+
+        What goes wrong with one keeps none of the others, and is due again soon. While
+        Passeur is left alone, what is to be paid waits.
+        """
+        with self._database.transaction() as tx:
+            now = self._clock.now()
+            due = subscriptions.claim_due(tx, now, now + CLAIM, BATCH)
+            tx.commit()
+        if not due:
+            return False
+        reach(Failpoint.RENEWAL_CLAIMED)
+        see_to_each("renewals", due, self.see_to, threads=THREADS, failed=_tell_open)
+        return len(due) == BATCH
+
+    def see_to(self, due: Due) -> None:
+        """Does what a subscription's state asks for at this moment."""
+        todo = self._decide(due)
+        if isinstance(todo, _Waiting):
+            if not self._has_money(todo):
+                self._look_again(due)
+                return
+            todo = self._decide(due, has_money=True)
+        if isinstance(todo, Charge):
+            reach(Failpoint.CHARGE_RECORDED)
+            self._collecting.collect(todo)
+
+    def _decide(self, due: Due, *, has_money: bool = False) -> Charge | _Waiting | None:
+        """Writes what needs no payment; answers what does, begun, or may."""
+        user_id, subscription_id = due
+        with self._database.transaction() as tx:
+            user = users.lock(tx, user_id)
+            record = subscriptions.lock(tx, user_id, subscription_id)
+            if user is None or record is None:  # pragma: no cover - neither is deleted
+                return None
+            now = self._clock.now()
+            todo = None
+            if record.status in (ACTIVE, RENEWING):
+                todo = self._period_over(tx, user, record, now)
+            elif record.status in (PAST_DUE, EXPIRED) and record.charge_id is None:
+                todo = self._unpaid(tx, user, record, now, has_money=has_money)
+            else:
+                self._book.put_off(tx, record, None)
+            reach(Failpoint.CHARGE_WRITTEN)
+            tx.commit()
+        return todo
+
+    def _period_over(
+        self, tx: Transaction, user: User, record: Record, now: datetime
+    ) -> Charge | None:
+        end = record.period and record.period.end
+        if end is None or now < end:
+            self._book.put_off(tx, record, end)
+        elif record.charge_id is not None:
+            # What comes of the charge that is under way decides.
+            self._renewing(tx, user, record, None)
+        elif not record.renews:
+            self._book.write(tx, user, machine.period_over(record, now))
+        elif _is_suspended(user):
+            self._book.write(tx, user, machine.expired(record, now, SUSPENDED))
+        elif self._must_wait(tx, record):
+            due = now + timedelta(seconds=HELD_SECONDS)
+            self._renewing(tx, user, record, due)
+        else:
+            self._renewing(tx, user, record, None)
+            return self._open(tx, user, record, now)
+        return None
+
+    def _renewing(
+        self, tx: Transaction, user: User, record: Record, due: datetime | None
+    ) -> None:
+        if record.status == RENEWING:
+            self._book.put_off(tx, record, due)
+        else:
+            now = self._clock.now()
+            self._book.write(tx, user, machine.renewing(record, now, due))
+
+    def _unpaid(
+        self,
+        tx: Transaction,
+        user: User,
+        record: Record,
+        now: datetime,
+        *,
+        has_money: bool,
+    ) -> Charge | _Waiting | None:
+        if record.status == PAST_DUE and _is_over(record.grace_end_time, now):
+            self._book.write(tx, user, machine.expired(record, now))
+            return None
+        if not record.renews or self._is_superseded(tx, record):
+            self._book.put_off(tx, record, record.grace_end_time)
+            return None
+        if _is_suspended(user) or self._must_wait(tx, record):
+            self._book.put_off_look(tx, record)
+            return None
+        if has_money:
+            self._book.put_off(tx, record, None)
+            return self._open(tx, user, record, now)
+        plan = next_plan(self._catalogue, record)
+        return _Waiting(
+            wallet_address=wallet_of(tx, user), price=Decimal(plan.price.amount)
+        )
+
+    def _open(
+        self, tx: Transaction, user: User, record: Record, now: datetime
+    ) -> Charge:
+        kind = REACTIVATION if record.status == EXPIRED else RENEWAL
+        plan = next_plan(self._catalogue, record)
+        wanted = Wanted(record=record, kind=kind, plan=plan)
+        lease = Lease(lease_id=uuid4(), until=now + self._collecting.lease)
+        charge = open_charge(tx, user, wanted, lease, now)
+        self._book.note(tx, user, AuditAction.CHARGE_REQUESTED, **described(charge))
+        return charge
+
+    def _must_wait(self, tx: Transaction, record: Record) -> bool:
+        """Whether nothing is charged now: held, under way, or nobody to ask."""
+        return (
+            self._asking.rest is not None
+            or charges.open_of_user(tx, record.user_id) is not None
+            or is_held(tx, record.user_id)
+        )
+
+    def _is_superseded(self, tx: Transaction, record: Record) -> bool:
+        newest = subscriptions.newest(tx, record.user_id)
+        return newest is None or newest.subscription_id != record.subscription_id
+
+    def _has_money(self, waiting: _Waiting) -> bool:
+        """Whether an escrow holds enough. Raises what calls of Passeur raise."""
+        try:
+            with deadline.within(self._collecting.ask_seconds):
+                found = self._asking.configured().balance(waiting.wallet_address)
+        except RefusedError as error:
+            if error.code is RefusalCode.ESCROW_NOT_INITIALIZED:
+                return False
+            raise
+        return found.balance >= waiting.price
+
+    def _look_again(self, due: Due) -> None:
+        user_id, subscription_id = due
+        with self._database.transaction() as tx:
+            record = subscriptions.lock(tx, user_id, subscription_id)
+            if record is not None and record.charge_id is None:
+                self._book.put_off_look(tx, record)
+            tx.commit()
+
+
+def _is_suspended(user: User) -> bool:
+    return user.status != UserStatus.USER_STATUS_ACTIVE
+
+
+def _is_over(end: datetime | None, now: datetime) -> bool:
+    return end is not None and now >= end
+
+
+def _tell_open(due: Due, error: ExpectedError) -> None:
+    _log.warning("not renewed yet", subscription_id=str(due[1]), error=repr(error))

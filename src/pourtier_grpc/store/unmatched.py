@@ -1,0 +1,89 @@
+"""Charges that Passeur has made and nobody here knows what for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from pourtier_grpc.store.billing_tables import charges
+from pourtier_grpc.store.billing_tables import unmatched_charges as rows
+from pourtier_grpc.store.engine import Reader, Transaction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unmatched:
+    """Such a charge; `create_time` is Passeur's, the amount in USDC."""
+
+    passeur_transaction_id: str
+    user_id: UUID
+    wallet_address: str
+    amount: str
+    create_time: datetime
+
+
+def insert_one(tx: Transaction, unmatched: Unmatched, now: datetime) -> bool:
+    """Keeps one; False where it is kept already."""
+    statement = (
+        insert(rows)
+        .values(
+            passeur_transaction_id=unmatched.passeur_transaction_id,
+            user_id=unmatched.user_id,
+            wallet_address=unmatched.wallet_address,
+            amount=unmatched.amount,
+            create_time=unmatched.create_time,
+            find_time=now,
+        )
+        .on_conflict_do_nothing()
+        .returning(rows.c.user_id)
+    )
+    return tx.run(statement).first() is not None
+
+
+def known(reader: Reader, transaction_ids: list[str]) -> set[str]:
+    """Which of Passeur's transactions are charges of ours, or kept as unmatched."""
+    ours = select(charges.c.passeur_transaction_id).where(
+        charges.c.passeur_transaction_id.in_(transaction_ids)
+    )
+    kept = select(rows.c.passeur_transaction_id).where(
+        rows.c.passeur_transaction_id.in_(transaction_ids)
+    )
+    return {row[0] for row in reader.run(ours.union(kept))}
+
+
+def unresolved(reader: Reader, most: int) -> list[Unmatched]:
+    """Those that nobody has resolved, the oldest first."""
+    query = (
+        select(rows).where(rows.c.resolve_time.is_(None)).order_by(rows.c.create_time)
+    )
+    return [_unmatched(row) for row in reader.run(query.limit(most))]
+
+
+def resolve(
+    tx: Transaction, user_id: UUID, transaction_id: str, resolution: str, now: datetime
+) -> bool:
+    """Notes what was done about a user's; False where there is no such one."""
+    resolved = (
+        update(rows)
+        .where(
+            rows.c.passeur_transaction_id == transaction_id,
+            rows.c.user_id == user_id,
+            rows.c.resolve_time.is_(None),
+        )
+        .values(resolve_time=now, resolution=resolution)
+    )
+    return bool(tx.run(resolved).rowcount)
+
+
+def _unmatched(row: Row[Any]) -> Unmatched:
+    return Unmatched(
+        passeur_transaction_id=row.passeur_transaction_id,
+        user_id=row.user_id,
+        wallet_address=row.wallet_address,
+        amount=row.amount,
+        create_time=row.create_time,
+    )
