@@ -110,7 +110,7 @@ class Book:
             self.note(tx, user, AuditAction.CHARGE_UNMATCHED, details)
 
     def _fields(self, record: Record, now: datetime) -> Mapping[str, Any]:
-        """What an event says: the limits of the plan while it gives access, or Free's."""
+        """What an event says: the plan's limits while it gives access, else Free's."""
         ends, period = record.access_end, record.period
         in_force = record.plan if ends and now < ends else self._catalogue.free
         return {

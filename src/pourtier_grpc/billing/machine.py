@@ -290,7 +290,7 @@ def _unrenewed(record: Record, now: datetime, grace: timedelta) -> Transition:
     """The next period was not paid."""
     if record.cancel_at_period_end:
         return cancelled(record, now)
-    grace_end = record.period and record.period.end + grace
+    grace_end = None if record.period is None else record.period.end + grace
     if not record.auto_renew or grace_end is None or now >= grace_end:
         return expired(record, now)
     past_due = replace(record, status=PAST_DUE, grace_end_time=grace_end, looks=0)

@@ -102,7 +102,7 @@ def require_settled(charge_id: UUID | None) -> None:
 
 
 def is_held(tx: Transaction, user_id: UUID) -> bool:
-    """Whether a user is not to be charged; no hold begins until the transaction ends."""
+    """Whether a user is not to be charged; no hold begins in the meantime."""
     holds.share(tx)
     return holds.keeps(tx, user_id)
 

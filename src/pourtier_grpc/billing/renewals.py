@@ -119,7 +119,7 @@ class Renewals:
             if user is None or record is None:  # pragma: no cover - neither is deleted
                 return None
             now = self._clock.now()
-            todo = None
+            todo: Charge | _Waiting | None = None
             if record.status in (ACTIVE, RENEWING):
                 todo = self._period_over(tx, user, record, now)
             elif record.status in (PAST_DUE, EXPIRED) and record.charge_id is None:
@@ -133,7 +133,7 @@ class Renewals:
     def _period_over(
         self, tx: Transaction, user: User, record: Record, now: datetime
     ) -> Charge | None:
-        end = record.period and record.period.end
+        end = None if record.period is None else record.period.end
         if end is None or now < end:
             self._book.put_off(tx, record, end)
         elif record.charge_id is not None:
@@ -194,7 +194,7 @@ class Renewals:
         wanted = Wanted(record=record, kind=kind, plan=plan)
         lease = Lease(lease_id=uuid4(), until=now + self._collecting.lease)
         charge = open_charge(tx, user, wanted, lease, now)
-        self._book.note(tx, user, AuditAction.CHARGE_REQUESTED, **described(charge))
+        self._book.note(tx, user, AuditAction.CHARGE_REQUESTED, described(charge))
         return charge
 
     def _must_wait(self, tx: Transaction, record: Record) -> bool:

@@ -15,7 +15,7 @@ from pourtier_grpc.store.subscriptions import Period
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPeriod:
-    """A period about to begin; of `charge_id` and `grant_reason` exactly one is None."""
+    """A period about to begin; either `charge_id` or `grant_reason` is None."""
 
     subscription_id: UUID
     ordinal: int
