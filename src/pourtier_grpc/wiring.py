@@ -19,6 +19,8 @@ from pourtier_grpc.auth.proof import SignInPolicy
 from pourtier_grpc.auth.refresh import Refresh
 from pourtier_grpc.auth.sessions import Sessions
 from pourtier_grpc.auth.sign_in import SignIn
+from pourtier_grpc.billing.billing import Billing, Terms, make_billing
+from pourtier_grpc.billing.catalogue import Catalogue, read_catalogue
 from pourtier_grpc.clock import Clock, SystemClock
 from pourtier_grpc.compliance.audit_trail import AuditTrail
 from pourtier_grpc.compliance.consent import Consent
@@ -88,6 +90,7 @@ class Parts:
     screening: Screening
     deployments: Deployments
     escrows: Escrows
+    billing: Billing
 
     def close(self) -> None:
         """Closes every connection."""
@@ -109,9 +112,10 @@ def build(
     is missing, and DATABASE_UNAVAILABLE where the database does not answer.
     """
     refuse_unsafe(settings)
+    catalogue = read_catalogue(settings.plans_file)
     database = open_database(settings, None if metrics is None else metrics.queries)
     try:
-        return _build(settings, database, clock, metrics)
+        return _build(settings, database, catalogue, clock, metrics)
     except BaseException:
         database.close()
         raise
@@ -120,6 +124,7 @@ def build(
 def _build(
     settings: Settings,
     database: Database,
+    catalogue: Catalogue,
     clock: Clock | None,
     metrics: Metrics | None,
 ) -> Parts:
@@ -258,6 +263,19 @@ def _build(
             audit_log=audit_log,
             clock=clock,
             answer_seconds=settings.passeur_timeout_seconds,
+        ),
+        billing=make_billing(
+            database=database,
+            users=users,
+            passeur=passeur,
+            catalogue=catalogue,
+            audit_log=audit_log,
+            clock=clock,
+            terms=Terms(
+                grace=timedelta(days=settings.subscription_grace_days),
+                answer_seconds=settings.passeur_timeout_seconds,
+            ),
+            tell=(metrics or Metrics()).charge_ended,
         ),
     )
 

@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from pourtier.v1.escrow_service_pb2 import Transaction, TransactionStatus
+from pourtier.v1.escrow_service_pb2 import (
+    Transaction,
+    TransactionStatus,
+    TransactionType,
+)
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.caller import SYSTEM
 from pourtier_grpc.clock import Clock
@@ -18,13 +22,14 @@ from pourtier_grpc.errors import ErrorReason
 from pourtier_grpc.escrow.refusals import REFUSALS
 from pourtier_grpc.passeur import models
 from pourtier_grpc.passeur.errors import RefusalCode
-from pourtier_grpc.store import idempotency, transfers
+from pourtier_grpc.store import idempotency, subscriptions, transfers
 from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.engine import Transaction as Tx
 from pourtier_grpc.store.leases import free
 from pourtier_grpc.store.transfers import Transfer
 
+DEPOSIT = TransactionType.TRANSACTION_TYPE_DEPOSIT
 CONFIRMED = TransactionStatus.TRANSACTION_STATUS_CONFIRMED
 FAILED = TransactionStatus.TRANSACTION_STATUS_FAILED
 # How soon the settlement of what Passeur has taken in is looked for.
@@ -111,6 +116,9 @@ class Outcomes:
             if settlement is not None:
                 self._record_settlement(tx, transfer, now, settlement)
             idempotency.complete(tx, transfer.transaction_id, written, now)
+            if transfer.type == DEPOSIT and written.status == CONFIRMED:
+                # It may be what a subscription waits for.
+                subscriptions.bring_forward(tx, transfer.user_id, now)
             tx.commit()
         return written
 

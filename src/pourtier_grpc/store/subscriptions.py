@@ -13,7 +13,19 @@ from typing import Any
 from uuid import UUID
 
 from google.protobuf import json_format
-from sqlalchemy import Row, Select, Text, cast, func, insert, select, tuple_, update
+from sqlalchemy import (
+    Row,
+    Select,
+    Text,
+    and_,
+    cast,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from pourtier.v1.plan_pb2 import Plan
 from pourtier.v1.subscription_pb2 import Subscription, SubscriptionStatus
@@ -299,11 +311,18 @@ def bring_forward(tx: Transaction, user_id: UUID, now: datetime) -> None:
     )
 
 
-def live_by_plan(reader: Reader) -> Mapping[str, int]:
-    """How many subscriptions that are ACTIVE or RENEWING each plan has."""
+def live_by_plan(reader: Reader, now: datetime) -> Mapping[str, int]:
+    """How many subscriptions that give access each plan has."""
+    renews = and_(rows.c.auto_renew, ~rows.c.cancel_at_period_end)
+    goes_on = rows.c.period_end > now - RENEWAL_ACCESS
+    gives_access = or_(
+        and_(rows.c.status == ACTIVE, or_(rows.c.period_end > now, renews & goes_on)),
+        and_(rows.c.status == RENEWING, goes_on),
+        and_(rows.c.status == PAST_DUE, rows.c.grace_end_time > now),
+    )
     query = (
         select(rows.c.plan_id, func.count().label("number"))
-        .where(rows.c.status.in_((ACTIVE, RENEWING)))
+        .where(gives_access)
         .group_by(rows.c.plan_id)
     )
     return {row.plan_id: row.number for row in reader.run(query)}

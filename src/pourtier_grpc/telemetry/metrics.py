@@ -53,6 +53,12 @@ class Metrics:
         self.calls = CallMetrics(self.registry)
         self.queries = QueryMetrics(self.registry)
         self.passeur = PasseurMetrics(self.registry)
+        self._charges = Counter(
+            "pourtier_charges",
+            "Charges that have ended, by what they were made for and by outcome",
+            ("kind", "outcome"),
+            registry=self.registry,
+        )
         self.pool_size = self._gauge(
             "pourtier_db_connection_pool_size",
             "Connections to the database that may be open together",
@@ -94,6 +100,10 @@ class Metrics:
         processes = self._gauge("pourtier_processes", "Processes that live", "livesum")
         processes.set(1)
         self._build_info()
+
+    def charge_ended(self, kind: str, outcome: str) -> None:
+        """A charge was `confirmed`, `refused` or `voided`."""
+        self._charges.labels(kind, outcome).inc()
 
     def _gauge(self, name: str, text: str, mode: Any = "livemostrecent") -> Gauge:
         return Gauge(name, text, registry=self.registry, multiprocess_mode=mode)

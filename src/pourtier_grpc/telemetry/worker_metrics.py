@@ -88,6 +88,34 @@ class WorkerMetrics:
             "Age of the oldest transfer that is not settled",
         )
 
+        self._subscriptions = Gauge(
+            "pourtier_subscriptions_active_total",
+            "Subscriptions that give access, by plan",
+            ("plan",),
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self.charges_open = _gauge(
+            registry, "pourtier_charges_open", "Charges whose outcome is not known"
+        )
+        self.charges_stuck = _gauge(
+            registry,
+            "pourtier_charges_stuck",
+            "Charges whose outcome has not been known for an hour",
+        )
+        self.charging_held = _gauge(
+            registry, "pourtier_charging_held", "Whether nothing is charged: 1 is so"
+        )
+        self.renewal_lag = _gauge(
+            registry,
+            "pourtier_renewal_lag_seconds",
+            "How long ago the period ended that has waited longest for the next",
+        )
+
+    def subscriptions_active(self, plan_id: str, count: int) -> None:
+        """So many subscriptions to a plan give access."""
+        self._subscriptions.labels(plan_id).set(count)
+
     def transfer_settled(self, kind: str, status: str) -> None:
         """A `deposit` or `withdrawal` ended, `confirmed` or `failed`."""
         self._transfers.labels(kind, status).inc()

@@ -16,6 +16,7 @@ from pourtier_grpc.store import idempotency
 from pourtier_grpc.telemetry.worker_metrics import WorkerMetrics
 from pourtier_grpc.wiring import Parts
 from pourtier_grpc.worker.backlog import Backlog
+from pourtier_grpc.worker.billing_state import BillingState
 from pourtier_grpc.worker.log_state import LogState
 
 # How long a loop pauses at most that fails again and again.
@@ -50,6 +51,7 @@ def loops_of(parts: Parts, settings: Settings, metrics: WorkerMetrics) -> list[L
     return [
         *_audit_loops(parts, settings, metrics),
         *_escrow_loops(parts, metrics),
+        *_billing_loops(parts, metrics),
         *_event_loops(parts, settings, metrics),
         Loop(name="idempotency-sweep", seconds=60.0, work=again_while(sweep_keys)),
     ]
@@ -80,6 +82,23 @@ def _escrow_loops(parts: Parts, metrics: WorkerMetrics) -> list[Loop]:
 
     settlement = Loop(name="escrow-settlement", seconds=0.5, work=again_while(settle))
     return [settlement, state]
+
+
+def _billing_loops(parts: Parts, metrics: WorkerMetrics) -> list[Loop]:
+    """The loops of subscriptions. Without a Passeur nothing is paid, and much ends."""
+    billing = parts.billing
+    state = BillingState(
+        database=parts.database,
+        catalogue=billing.catalogue,
+        clock=parts.clock,
+        metrics=metrics,
+    )
+    renew, recover = billing.renewals.renew, billing.collecting.recover
+    return [
+        Loop(name="renewals", seconds=0.5, work=again_while(renew)),
+        Loop(name="charge-recovery", seconds=0.5, work=again_while(recover)),
+        Loop(name="billing-state", seconds=5.0, work=state.look),
+    ]
 
 
 def _event_loops(

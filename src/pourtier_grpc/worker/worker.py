@@ -13,6 +13,7 @@ from pourtier.v1 import (
     compliance_service_pb2,
     escrow_service_pb2,
     status_service_pb2,
+    subscription_service_pb2,
     user_service_pb2,
 )
 from pourtier_grpc.config import Settings
@@ -85,6 +86,7 @@ def services() -> tuple[ServiceDescriptor, ...]:
         compliance_service_pb2,
         escrow_service_pb2,
         status_service_pb2,
+        subscription_service_pb2,
         user_service_pb2,
     )
     return tuple(
