@@ -83,7 +83,8 @@ def oneof_of(
     comments: dict[tuple[int, ...], str],
     place: tuple[int, ...],
 ) -> tuple[str, bytes, str] | None:
-    if not field.HasField("oneof_index"):
+    # A field that may be absent is compiled into a oneof of its own.
+    if not field.HasField("oneof_index") or field.proto3_optional:
         return None
     oneof = message.oneof_decl[field.oneof_index]
     comment = comments[*place, ONEOFS, field.oneof_index]

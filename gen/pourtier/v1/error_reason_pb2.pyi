@@ -301,7 +301,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """(UNAVAILABLE) The database was lost before it said whether the transfer or the charge
     is kept: it may be under way. Repeat the call under the same `idempotency-key`, or
     look for it a minute later.
-    Metadata: `{"transaction_id": "019…"}` or `{"charge_id": "5f0…"}`.
+    Metadata: `{"transaction_id": "019…"}`, where that is a transfer, or
+    `{"subscription_id": "019…"}`.
     """
     ERROR_REASON_PLAN_NOT_FOUND: _ErrorReason.ValueType  # 130
     """(NOT_FOUND) There is no such plan on offer.
@@ -666,7 +667,8 @@ ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 117
 """(UNAVAILABLE) The database was lost before it said whether the transfer or the charge
 is kept: it may be under way. Repeat the call under the same `idempotency-key`, or
 look for it a minute later.
-Metadata: `{"transaction_id": "019…"}` or `{"charge_id": "5f0…"}`.
+Metadata: `{"transaction_id": "019…"}`, where that is a transfer, or
+`{"subscription_id": "019…"}`.
 """
 ERROR_REASON_PLAN_NOT_FOUND: ErrorReason.ValueType  # 130
 """(NOT_FOUND) There is no such plan on offer.

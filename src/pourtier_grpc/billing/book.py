@@ -116,7 +116,7 @@ class Book:
         return {
             "subscription_id": str(record.subscription_id),
             "plan_id": record.plan.plan_id,
-            "status": _status(record),
+            "status": status_of(record),
             "period_start": _text(period.start if period else None),
             "period_end": _text(period.end if period else None),
             "access_end": _text(ends),
@@ -147,7 +147,7 @@ def described(record: Record) -> dict[str, str]:
     return {
         "subscription_id": str(record.subscription_id),
         "plan_id": record.plan.plan_id,
-        "status": _status(record),
+        "status": status_of(record),
         "ordinal": str(record.ordinal),
     }
 
@@ -156,6 +156,7 @@ def _text(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()
 
 
-def _status(record: Record) -> str:
+def status_of(record: Record) -> str:
+    """How far a subscription has come, such as `ACTIVE`."""
     name = SubscriptionStatus.Name(record.status)
     return name.removeprefix("SUBSCRIPTION_STATUS_")

@@ -41,8 +41,10 @@ LEASE_MARGIN = timedelta(seconds=10)
 SOONEST_SECONDS = 0.5
 LONGEST_SECONDS = 60.0
 
-SUSPENDED = name_of(ErrorReason.ERROR_REASON_USER_SUSPENDED)
-ENDED = name_of(ErrorReason.ERROR_REASON_SUBSCRIPTION_ENDED)
+# Why a charge is given up, which nobody is told as an error.
+_NO_PERSON = ErrorReason.ERROR_REASON_USER_SUSPENDED
+_NO_WISH = ErrorReason.ERROR_REASON_SUBSCRIPTION_ENDED
+SUSPENDED, ENDED = name_of(_NO_PERSON), name_of(_NO_WISH)
 
 _log = structlog.get_logger("pourtier.billing")
 

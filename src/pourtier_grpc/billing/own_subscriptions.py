@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from pourtier.v1 import subscription_service_pb2 as pb
 from pourtier.v1.subscription_pb2 import Subscription, SubscriptionStatus
 from pourtier_grpc.billing import machine
-from pourtier_grpc.billing.book import Book, origin_of
+from pourtier_grpc.billing.book import Book, origin_of, status_of
 from pourtier_grpc.billing.catalogue import Catalogue
 from pourtier_grpc.billing.machine import (
     ACTIVE,
@@ -145,7 +145,11 @@ class OwnSubscriptions:
             if wanted.etag and wanted.etag != record.etag:
                 raise _changed_since(record)
             if record.status in (CANCELLED, FAILED):
-                raise refused(ErrorReason.ERROR_REASON_SUBSCRIPTION_ENDED, record)
+                raise PourtierError(
+                    ErrorReason.ERROR_REASON_SUBSCRIPTION_ENDED,
+                    "the subscription is {status}",
+                    status=status_of(record),
+                )
             if not named or wanted.auto_renew == record.auto_renew:
                 return None
             return machine.auto_renew(record, now, on=wanted.auto_renew)
@@ -199,17 +203,16 @@ def require_changeable(record: Record, now: datetime) -> None:
     """
     runs = record.period is not None and now < record.period.end
     if record.status != ACTIVE or not runs:
-        raise refused(ErrorReason.ERROR_REASON_SUBSCRIPTION_NOT_ACTIVE, record)
+        raise not_active(record)
     require_settled(record.charge_id)
 
 
-def refused(reason: ErrorReason.ValueType, record: Record) -> PourtierError:
-    """The error of what is not done to a subscription in that state."""
-    status = SubscriptionStatus.Name(record.status)
+def not_active(record: Record) -> PourtierError:
+    """The error of what is only done to a subscription that runs."""
     return PourtierError(
-        reason,
+        ErrorReason.ERROR_REASON_SUBSCRIPTION_NOT_ACTIVE,
         "the subscription is {status}",
-        status=status.removeprefix("SUBSCRIPTION_STATUS_"),
+        status=status_of(record),
     )
 
 

@@ -29,8 +29,8 @@ from pourtier_grpc.billing.machine import (
 from pourtier_grpc.billing.opening import Wanted, next_plan, require_settled
 from pourtier_grpc.billing.own_subscriptions import (
     OwnSubscriptions,
+    not_active,
     not_found,
-    refused,
     require_changeable,
 )
 from pourtier_grpc.caller import Client, SignedInUser
@@ -120,7 +120,7 @@ class Purchases:
             if record.status in (EXPIRED, CANCELLED, PAST_DUE):
                 raise _MustBePaidError
             if record.status == FAILED:
-                raise refused(ErrorReason.ERROR_REASON_SUBSCRIPTION_NOT_ACTIVE, record)
+                raise not_active(record)
             if not record.cancel_at_period_end:
                 return None
             return machine.changed(record, now, cancel_at_period_end=False)
