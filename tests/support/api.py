@@ -9,7 +9,12 @@ from typing import Any, TypedDict, TypeVar, cast
 import grpc
 import pytest
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import (
+    BadRequest,
+    ErrorInfo,
+    QuotaFailure,
+    RetryInfo,
+)
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
@@ -48,6 +53,11 @@ class Refused(Exception):  # noqa: N818 - reads as what happened
             violation.field
             for bad in _details(status, BadRequest)
             for violation in bad.field_violations
+        ]
+        self.quotas = [
+            violation
+            for failure in _details(status, QuotaFailure)
+            for violation in failure.violations
         ]
         self.retry = next(iter(_details(status, RetryInfo)), None)
 
