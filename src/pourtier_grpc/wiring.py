@@ -19,6 +19,8 @@ from pourtier_grpc.auth.proof import SignInPolicy
 from pourtier_grpc.auth.refresh import Refresh
 from pourtier_grpc.auth.sessions import Sessions
 from pourtier_grpc.auth.sign_in import SignIn
+from pourtier_grpc.billing.catalogue import Catalogue, read_catalogue
+from pourtier_grpc.billing.metering import Metering, make_metering
 from pourtier_grpc.clock import Clock, SystemClock
 from pourtier_grpc.compliance.audit_trail import AuditTrail
 from pourtier_grpc.compliance.consent import Consent
@@ -88,6 +90,8 @@ class Parts:
     screening: Screening
     deployments: Deployments
     escrows: Escrows
+    catalogue: Catalogue
+    metering: Metering
 
     def close(self) -> None:
         """Closes every connection."""
@@ -109,9 +113,10 @@ def build(
     is missing, and DATABASE_UNAVAILABLE where the database does not answer.
     """
     refuse_unsafe(settings)
+    catalogue = read_catalogue(settings.plans_file)
     database = open_database(settings, None if metrics is None else metrics.queries)
     try:
-        return _build(settings, database, clock, metrics)
+        return _build(settings, database, catalogue, clock, metrics)
     except BaseException:
         database.close()
         raise
@@ -120,6 +125,7 @@ def build(
 def _build(
     settings: Settings,
     database: Database,
+    catalogue: Catalogue,
     clock: Clock | None,
     metrics: Metrics | None,
 ) -> Parts:
@@ -177,6 +183,7 @@ def _build(
         required_kyc_level=required_kyc_level,
     )
     passeur = open_passeur(settings, clock, metrics)
+    metering = make_metering(database=database, catalogue=catalogue, clock=clock)
     return Parts(
         database=database,
         database_clock=database_clock,
@@ -259,6 +266,8 @@ def _build(
             clock=clock,
             answer_seconds=settings.passeur_timeout_seconds,
         ),
+        catalogue=catalogue,
+        metering=metering,
     )
 
 
