@@ -256,6 +256,8 @@ def _build(
             quick=deployment_facts,
             screening=screening,
             required_kyc_level=required_kyc_level,
+            free=catalogue.free,
+            quotas=metering.quotas,
             clock=clock,
         ),
         escrows=make_escrows(
