@@ -172,7 +172,10 @@ def test_after_the_runbook_of_a_stolen_hmac_key_everybody_signs_in_again(
 def test_the_runbook_shows_whether_somebody_may_deploy(running: Stack) -> None:
     done = follow(running, "The first admin", "Who may deploy")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith('{"allowed":true,"denials":[]}')
+    answer = json.loads(done.stdout.splitlines()[-1])
+    # The account is new, and has no plan yet.
+    assert [each["reason"] for each in answer["denials"]] == ["TIER_INSUFFICIENT"]
+    assert not answer["allowed"]
 
 
 def words_of(script: str) -> Iterator[list[str]]:
