@@ -57,6 +57,8 @@ class Meter:
         self._chain = (validation, idempotency(service.clock))
         self._servicer = SubscriptionServicer(
             catalogue=parts.catalogue,
+            purchases=parts.billing.purchases,
+            own=parts.billing.own,
             usage=parts.metering.usage,
             entitlements=parts.metering.entitlements,
         )
