@@ -221,6 +221,15 @@ class TestRefusals:
         assert said.startswith(sentence)
         assert SECRET not in said
 
+    def test_a_catalogue_of_plans_that_is_none(
+        self, make_settings: MakeSettings, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "plans.yaml"
+        file.write_text("features: {}\nplans: []\n")
+        match = f"^PLANS_FILE={file}: exactly one plan has the price 0"
+        with pytest.raises(ConfigError, match=match):
+            Server(make_settings(plans_file=file))
+
     def test_a_port_that_is_taken(self, make_settings: MakeSettings) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
