@@ -6,6 +6,7 @@ left open, whose outcome nobody has heard.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
@@ -23,6 +24,7 @@ from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.escrow.outcomes import name_of
 from pourtier_grpc.expected import ExpectedError
 from pourtier_grpc.failpoints import Failpoint, reach
+from pourtier_grpc.passeur import models
 from pourtier_grpc.passeur.errors import PasseurError, RefusalCode, RefusedError
 from pourtier_grpc.periodic import pause_after
 from pourtier_grpc.store import charges, holds, subscriptions
@@ -84,7 +86,7 @@ class Collecting:
             return False
         reach(Failpoint.RECOVERY_CLAIMED)
         see_to_each(
-            "charges", claimed, self.collect, threads=THREADS, failed=self._tell_open
+            "charges", claimed, self._take_on, threads=THREADS, failed=self._tell_open
         )
         return len(claimed) == BATCH
 
@@ -94,14 +96,30 @@ class Collecting:
         None where nobody knows, or the lease went to another. Raises what the store
         raises; the lease ends by itself then.
         """
+        return self._carry_out(charge, lambda: ask.charge(self._asking, charge))
+
+    def _take_on(self, charge: Charge) -> Settled | None:
+        """Asks for a charge that another has left, if it is still to be made."""
         unwanted = self._why_unwanted(charge)
-        if unwanted is None and self._is_held(charge):
+        if unwanted is not None:
+            return self._give_up(charge, unwanted)
+        if self._is_held(charge):
             return self._later(charge, timedelta(seconds=HELD_SECONDS))
+        return self.collect(charge)
+
+    def _give_up(self, charge: Charge, reason: str) -> Settled | None:
+        """Sees to it that a charge is not made; it counts if it was."""
+        return self._carry_out(charge, lambda: ask.void(self._asking, charge), reason)
+
+    def _carry_out(
+        self,
+        charge: Charge,
+        call: Callable[[], models.Charge | None],
+        reason: str = ENDED,
+    ) -> Settled | None:
         try:
             with deadline.within(self.ask_seconds):
-                if unwanted is not None:
-                    return self._void(charge, unwanted)
-                made = ask.charge(self._asking, charge)
+                made = call()
         except RefusedError as error:
             reach(Failpoint.CHARGE_ASKED)
             return self._refused(charge, error)
@@ -110,16 +128,12 @@ class Collecting:
             self._tell_open(charge, error)
             return self._later(charge)
         reach(Failpoint.CHARGE_ASKED)
-        settled = self._outcomes.confirmed(charge, made)
+        if made is None:
+            settled = self._outcomes.voided(charge, reason, ends=True)
+        else:
+            settled = self._outcomes.confirmed(charge, made)
         reach(Failpoint.CHARGE_NOTED)
         return settled
-
-    def _void(self, charge: Charge, reason: str) -> Settled | None:
-        made = ask.void(self._asking, charge)
-        reach(Failpoint.CHARGE_ASKED)
-        if made is not None:
-            return self._outcomes.confirmed(charge, made)
-        return self._outcomes.voided(charge, reason, ends=True)
 
     def _refused(self, charge: Charge, error: RefusedError) -> Settled | None:
         reason = ask.refusal_of(error)

@@ -240,8 +240,10 @@ def plan_change(record: Record, plan: Plan, now: datetime) -> PlanChange:
     """What changing to a plan at a moment means, for a subscription that runs."""
     if record.period is None:
         raise ValueError("a subscription that runs has a period")
-    immediate = not proration.at_least(record.plan.price.amount, plan.price.amount)
-    if not immediate:
+    if plan.plan_id == record.plan.plan_id:
+        # Its price is what it was when it was taken.
+        plan = record.plan
+    if proration.at_least(record.plan.price.amount, plan.price.amount):
         end = record.period.end
         next_one = Period(start=end, end=_following(record))
         return PlanChange(

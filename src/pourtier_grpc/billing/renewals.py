@@ -126,7 +126,8 @@ class Renewals:
                 todo = self._unpaid(tx, user, record, now, has_money=has_money)
             else:
                 self._book.put_off(tx, record, None)
-            reach(Failpoint.CHARGE_WRITTEN)
+            if isinstance(todo, Charge):
+                reach(Failpoint.CHARGE_WRITTEN)
             tx.commit()
         return todo
 
@@ -206,8 +207,15 @@ class Renewals:
         )
 
     def _is_superseded(self, tx: Transaction, record: Record) -> bool:
-        newest = subscriptions.newest(tx, record.user_id)
-        return newest is None or newest.subscription_id != record.subscription_id
+        """Whether another of the user's lives, or was made since."""
+        others = (
+            subscriptions.find_live(tx, record.user_id),
+            subscriptions.newest(tx, record.user_id),
+        )
+        return any(
+            other is not None and other.subscription_id != record.subscription_id
+            for other in others
+        )
 
     def _has_money(self, waiting: _Waiting) -> bool:
         """Whether an escrow holds enough. Raises what calls of Passeur raise."""
