@@ -7,7 +7,6 @@ Passeur does it; what Passeur does is looked at until it is settled.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import structlog
@@ -15,8 +14,8 @@ import structlog
 from pourtier.v1 import escrow_service_pb2 as pb
 from pourtier.v1.escrow_service_pb2 import Transaction
 from pourtier_grpc import deadline
+from pourtier_grpc.batches import see_to_each
 from pourtier_grpc.clock import Clock
-from pourtier_grpc.errors import PourtierError
 from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.escrow.outcomes import Outcomes
 from pourtier_grpc.escrow.refusals import REFUSALS
@@ -85,27 +84,27 @@ class Settlement:
         if not claimed:
             return False
         reach(Failpoint.SETTLEMENT_CLAIMED)
-        with ThreadPoolExecutor(THREADS, "settlement") as pool:
-            seen_to = list(pool.map(self._seen_to, claimed))
+        seen_to = see_to_each(
+            "settlement",
+            claimed,
+            self._seen_to,
+            threads=THREADS,
+            failed=self._tell_open,
+        )
         for transfer, seen in zip(claimed, seen_to, strict=True):
             if seen is not None and seen.status != PENDING:
                 tell(transfer.type_name, _name(seen.status))
         return len(claimed) == BATCH
 
     def _seen_to(self, transfer: Transfer) -> Transaction | None:
-        """A transfer as it is after this look; None where it could not be written."""
-        try:
-            with deadline.within(self._ask_seconds):
-                write = self._found(transfer)
-            reach(Failpoint.SETTLEMENT_ASKED)
-            written = write()
-        except PourtierError as error:
-            # Its lease ends by itself, and another look comes.
-            self._tell_open(transfer, error)
-            return None
-        except Exception:  # noqa: BLE001 - of one transfer, which must not hold the others
-            _log.exception("defect", transaction_id=transfer.key)
-            return None
+        """A transfer as it is after this look; None where the lease went to another.
+
+        Where it cannot be written, its lease ends by itself, and another look comes.
+        """
+        with deadline.within(self._ask_seconds):
+            write = self._found(transfer)
+        reach(Failpoint.SETTLEMENT_ASKED)
+        written = write()
         reach(Failpoint.SETTLEMENT_NOTED)
         return written
 
