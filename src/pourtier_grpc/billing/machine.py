@@ -237,9 +237,14 @@ def changed(record: Record, now: datetime, **changes: object) -> Transition:
 
 
 def plan_change(record: Record, plan: Plan, now: datetime) -> PlanChange:
-    """What changing to a plan at a moment means, for a subscription that runs."""
+    """What changing to a plan at a moment means, for a subscription that runs.
+
+    The plan that it has costs what it did when it was taken, whatever it costs others.
+    """
     if record.period is None:
         raise ValueError("a subscription that runs has a period")
+    if plan.plan_id == record.plan.plan_id:
+        plan = record.plan
     immediate = not proration.at_least(record.plan.price.amount, plan.price.amount)
     if not immediate:
         end = record.period.end
