@@ -237,11 +237,13 @@ def changed(record: Record, now: datetime, **changes: object) -> Transition:
 
 
 def plan_change(record: Record, plan: Plan, now: datetime) -> PlanChange:
-    """What changing to a plan at a moment means, for a subscription that runs."""
+    """What changing to a plan at a moment means, for a subscription that runs.
+
+    The plan that it has costs what it did when it was taken, whatever it costs others.
+    """
     if record.period is None:
         raise ValueError("a subscription that runs has a period")
     if plan.plan_id == record.plan.plan_id:
-        # Its price is what it was when it was taken.
         plan = record.plan
     if proration.at_least(record.plan.price.amount, plan.price.amount):
         end = record.period.end
@@ -277,13 +279,13 @@ def _running(record: Record, period: Period, now: datetime) -> Record:
 def _anchor(record: Record, charge: Charge, now: datetime) -> tuple[datetime, int]:
     """From when the months of a paid period are counted, and how many came before.
 
-    A renewal goes on where the last period ended, unless access has ended since: nobody
-    pays for a time without it.
+    A renewal goes on where the last period ended, and an upgrade where it was asked
+    for, unless access has ended since: nobody pays for a time without it.
     """
-    goes_on = charge.kind == RENEWAL and _gives_access(record, now)
-    if goes_on and record.anchor_time is not None:
+    goes_on = _gives_access(record, now)
+    if goes_on and charge.kind == RENEWAL and record.anchor_time is not None:
         return record.anchor_time, record.anchor_months + 1
-    if charge.kind == UPGRADE and charge.period_start is not None:
+    if goes_on and charge.kind == UPGRADE and charge.period_start is not None:
         return charge.period_start, 0
     return proration.second_of(now), 0
 

@@ -12,7 +12,6 @@ from decimal import Decimal
 from pourtier_grpc.passeur.amounts import text_of
 from pourtier_grpc.store.subscriptions import Period
 
-MICRO = Decimal("0.000001")
 SECOND = timedelta(seconds=1)
 
 
@@ -54,9 +53,10 @@ def _half_even(numerator: int, denominator: int) -> int:
     return quotient + up
 
 
+# By its text a Decimal is made exactly; arithmetic would go by the thread's context.
 def _micros(amount: str) -> int:
-    return int(Decimal(amount) / MICRO)
+    return int(Decimal(f"{amount}E6"))
 
 
 def _amount(micros: int) -> str:
-    return text_of(Decimal(micros) * MICRO)
+    return text_of(Decimal(f"{micros}E-6"))
