@@ -19,6 +19,9 @@ from pourtier_grpc.auth.proof import SignInPolicy
 from pourtier_grpc.auth.refresh import Refresh
 from pourtier_grpc.auth.sessions import Sessions
 from pourtier_grpc.auth.sign_in import SignIn
+from pourtier_grpc.billing.book import Book
+from pourtier_grpc.billing.catalogue import read_catalogue
+from pourtier_grpc.billing.support import Support, make_support
 from pourtier_grpc.clock import Clock, SystemClock
 from pourtier_grpc.compliance.audit_trail import AuditTrail
 from pourtier_grpc.compliance.consent import Consent
@@ -28,6 +31,7 @@ from pourtier_grpc.compliance.extract import Extracts
 from pourtier_grpc.compliance.receipts import Receipts
 from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.config import ConfigError, Settings
+from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.escrow.escrows import Escrows, make_escrows
 from pourtier_grpc.store.acceptances import AcceptanceStore
 from pourtier_grpc.store.api_keys import ApiKeyStore
@@ -88,6 +92,7 @@ class Parts:
     screening: Screening
     deployments: Deployments
     escrows: Escrows
+    support: Support
 
     def close(self) -> None:
         """Closes every connection."""
@@ -177,6 +182,7 @@ def _build(
         required_kyc_level=required_kyc_level,
     )
     passeur = open_passeur(settings, clock, metrics)
+    catalogue = read_catalogue(settings.plans_file)
     return Parts(
         database=database,
         database_clock=database_clock,
@@ -256,6 +262,14 @@ def _build(
             users=users,
             passeur=passeur,
             audit_log=audit_log,
+            clock=clock,
+            answer_seconds=settings.passeur_timeout_seconds,
+        ),
+        support=make_support(
+            database=database,
+            asking=Asking(passeur),
+            catalogue=catalogue,
+            book=Book(catalogue=catalogue, audit_log=audit_log, clock=clock),
             clock=clock,
             answer_seconds=settings.passeur_timeout_seconds,
         ),
