@@ -13,7 +13,9 @@ from pourtier_grpc.billing.collecting import Collecting
 from pourtier_grpc.billing.outcomes import Outcomes, Tell
 from pourtier_grpc.billing.own_subscriptions import OwnSubscriptions
 from pourtier_grpc.billing.purchases import Purchases
+from pourtier_grpc.billing.reconciliation import Reconciliation
 from pourtier_grpc.billing.renewals import Renewals
+from pourtier_grpc.billing.support import Support, make_support
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.store.audit import AuditLog
@@ -50,6 +52,8 @@ class Billing:
     outcomes: Outcomes
     collecting: Collecting
     renewals: Renewals
+    reconciliation: Reconciliation
+    support: Support
 
 
 def make_billing(
@@ -104,5 +108,22 @@ def make_billing(
             catalogue=catalogue,
             book=book,
             clock=clock,
+        ),
+        reconciliation=Reconciliation(
+            database=database,
+            asking=asking,
+            outcomes=outcomes,
+            catalogue=catalogue,
+            book=book,
+            clock=clock,
+            answer_seconds=terms.answer_seconds,
+        ),
+        support=make_support(
+            database=database,
+            asking=asking,
+            catalogue=catalogue,
+            book=book,
+            clock=clock,
+            answer_seconds=terms.answer_seconds,
         ),
     )

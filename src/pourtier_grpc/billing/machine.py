@@ -120,26 +120,51 @@ def paid(record: Record, charge: Charge, now: datetime) -> Transition:
 def granted(record: Record, plan: Plan, now: datetime) -> Transition:
     """A month is given: after what runs, or from now on.
 
-    What was paid of a running period stays its value, over the longer time.
+    What runs goes on in the new period, which begins now and is worth what was left:
+    what was used is not credited a second time for there being more time. The renewal
+    takes what it would have taken, whatever plan the month is of.
     """
     runs = record.period is not None and _gives_access(record, now)
     if not runs or record.period is None or record.anchor_time is None:
         anchor, count = proration.second_of(now), 0
-        period = Period(start=anchor, end=months.later(anchor, 1))
-        value, event = "0", EventType.SUBSCRIPTION_ACTIVATED
+        start, value, event = anchor, "0", EventType.SUBSCRIPTION_ACTIVATED
     else:
         anchor, count = record.anchor_time, record.anchor_months + 1
-        period = replace(record.period, end=months.later(anchor, count + 1))
-        value, event = record.value, EventType.SUBSCRIPTION_RENEWED
+        start = min(proration.second_of(now), record.period.end)
+        left = proration.unused(record.value, record.period, start)
+        # No more than any dearer plan costs, which it may be credited to.
+        value = proration.at_most(left, plan.price.amount)
+        event = EventType.SUBSCRIPTION_RENEWED
+    period = Period(start=start, end=months.later(anchor, count + 1))
+    renewal = record.next_plan or record.plan
     changed = replace(
         _running(record, period, now),
         plan=plan,
+        next_plan=None if renewal == plan else renewal,
         ordinal=record.ordinal + 1,
         value=value,
         anchor_time=anchor,
         anchor_months=count,
     )
     return Transition(record=changed, event=event)
+
+
+def refunded(
+    record: Record, charge: Charge, amount: str, now: datetime
+) -> Transition | None:
+    """A part of a charge was given back; None where nothing follows from that.
+
+    The charge is that of the newest period that was paid, as it is after the refund.
+    What was given back is not credited as well. Where nothing of the present period is
+    paid any more, it ends: what renews it is given up, if it still can be.
+    """
+    left = replace(record, value=proration.less_or_nothing(record.value, amount))
+    unpaid = charge.ordinal == record.ordinal and charge.refunded == charge.amount
+    if not unpaid or record.status in (CANCELLED, FAILED):
+        return None if left == record else Transition(record=left)
+    if record.charge_id is None:
+        return cancelled(left, now)
+    return cancelling(left, now) if record.is_live else Transition(record=left)
 
 
 def refused(

@@ -91,7 +91,7 @@ def require_chargeable(tx: Transaction, user: User) -> None:
 
 
 def require_settled(charge_id: UUID | None) -> None:
-    """Raises CHARGE_PENDING where there is a charge that is open."""
+    """Raises CHARGE_PENDING where there is a charge that is open, or a refund of it."""
     if charge_id is not None:
         raise PourtierError(
             ErrorReason.ERROR_REASON_CHARGE_PENDING,

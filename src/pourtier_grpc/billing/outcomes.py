@@ -7,7 +7,7 @@ log, the event, and the idempotency key of the call that made it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -76,8 +76,13 @@ class Outcomes:
         self._grace = grace
         self._tell = tell
 
-    def confirmed(self, charge: Charge, answer: models.Charge) -> Settled | None:
-        """The money was taken: the period is paid."""
+    def confirmed(
+        self, charge: Charge, answer: models.Charge, taken: datetime | None = None
+    ) -> Settled | None:
+        """The money was taken: the period is paid.
+
+        `taken` is when, or None where that was just now.
+        """
         values = {
             "status": CONFIRMED,
             "passeur_transaction_id": answer.transaction_id,
@@ -85,7 +90,9 @@ class Outcomes:
         }
 
         def write(tx: Transaction, user: User, record: Record, now: datetime) -> Record:
-            transition = machine.paid(record, charge, now)
+            transition = machine.paid(record, charge, taken or now)
+            changed = replace(transition.record, update_time=now)
+            transition = replace(transition, record=changed)
             _begin_period(tx, record, transition.record, charge, now)
             details = {"charge_id": charge.key, "amount": charge.amount}
             return self._book.write(tx, user, transition, details=details)

@@ -204,7 +204,7 @@ def require_changeable(record: Record, now: datetime) -> None:
     runs = record.period is not None and now < record.period.end
     if record.status != ACTIVE or not runs:
         raise not_active(record)
-    require_settled(record.charge_id)
+    require_settled(record.unsettled_id)
 
 
 def not_active(record: Record) -> PourtierError:
@@ -237,7 +237,7 @@ def _cancelled(record: Record, now: datetime) -> Transition | None:
             # What is under way is given up if it still can be.
             return machine.cancelling(record, now)
         case _ if record.status in (PENDING, RENEWING, PAST_DUE, EXPIRED):
-            require_settled(record.charge_id)
+            require_settled(record.unsettled_id)
             return machine.cancelled(record, now)
         case _:
             return None

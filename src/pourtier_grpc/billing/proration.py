@@ -36,6 +36,16 @@ def less(amount: str, credit: str) -> str:
     return _amount(_micros(amount) - _micros(credit))
 
 
+def less_or_nothing(amount: str, taken: str) -> str:
+    """An amount less what is taken of it; nothing where that is more."""
+    return _amount(max(_micros(amount) - _micros(taken), 0))
+
+
+def at_most(amount: str, most: str) -> str:
+    """An amount, or the most that it may be."""
+    return _amount(min(_micros(amount), _micros(most)))
+
+
 def more(amount: str, added: str) -> str:
     """The sum of two amounts."""
     return _amount(_micros(amount) + _micros(added))

@@ -116,7 +116,7 @@ class Purchases:
         """
 
         def kept(record: Record, now: datetime) -> Transition | None:
-            require_settled(record.charge_id)
+            require_settled(record.unsettled_id)
             if record.status in (EXPIRED, CANCELLED, PAST_DUE):
                 raise _MustBePaidError
             if record.status == FAILED:
@@ -159,7 +159,7 @@ class Purchases:
     ) -> Subscription:
         def prepare(tx: Transaction, _: User) -> Wanted:
             record = _locked(tx, caller, subscription_id)
-            require_settled(record.charge_id)
+            require_settled(record.unsettled_id)
             if record.status not in (EXPIRED, CANCELLED, PAST_DUE):
                 raise _conflict()
             refuse_second(tx, record)

@@ -31,6 +31,7 @@ class Cli(LazyGroup):
         __name__,
         ("api-key", "api_keys:api_key", "API keys of internal services."),
         ("audit", "audit:audit", "The sealed audit log."),
+        ("charges", "charges:charges", "Charges of subscriptions."),
         ("dev", "dev:dev", "Run everything on this machine: databases, service, edge."),
         ("events", "events:events", "Events for other services."),
         (
@@ -47,6 +48,7 @@ class Cli(LazyGroup):
             "Simulate Passeur until SIGTERM or Ctrl-C, with a ledger that lasts.",
         ),
         ("serve", "serve:serve", "Serve gRPC until SIGTERM or Ctrl-C."),
+        ("subscription", "subscription:subscription", "Subscriptions."),
         ("user", "users:user", "Accounts."),
         ("wallet", "wallet:wallet", "A wallet for the terminal."),
         ("worker", "worker:worker", "Run the background until SIGTERM or Ctrl-C."),

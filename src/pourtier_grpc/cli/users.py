@@ -9,10 +9,10 @@ from google.protobuf.json_format import MessageToJson
 
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.caller import Act
+from pourtier_grpc.cli.accounts import account_of
 from pourtier_grpc.cli.parts import parts
 from pourtier_grpc.cli.reasons import reason_option
 from pourtier_grpc.users.admin import ROLES
-from pourtier_grpc.wiring import Parts
 
 role_argument = click.argument("role", type=click.Choice(ROLES))
 
@@ -27,7 +27,7 @@ def user() -> None:
 def user_show(who: str) -> None:
     """Print an account, as JSON."""
     with parts() as made:
-        _print(_find(made, who))
+        _print(account_of(made, who))
 
 
 @user.command("grant-role")
@@ -37,7 +37,7 @@ def user_show(who: str) -> None:
 def user_grant_role(who: str, role: str, reason: str) -> None:
     """Give a role: the only way in which the first admin comes to be."""
     with parts() as made:
-        user_id = UUID(_find(made, who).user_id)
+        user_id = UUID(account_of(made, who).user_id)
         _print(made.administration.grant_role(user_id, role, _act(reason)))
 
 
@@ -48,7 +48,7 @@ def user_grant_role(who: str, role: str, reason: str) -> None:
 def user_revoke_role(who: str, role: str, reason: str) -> None:
     """Take a role. The last active admin keeps it."""
     with parts() as made:
-        user_id = UUID(_find(made, who).user_id)
+        user_id = UUID(account_of(made, who).user_id)
         _print(made.administration.revoke_role(user_id, role, _act(reason)))
 
 
@@ -58,7 +58,7 @@ def user_revoke_role(who: str, role: str, reason: str) -> None:
 def user_suspend(who: str, reason: str) -> None:
     """Suspend an account: its sessions end, and nobody can sign in to it."""
     with parts() as made:
-        user_id = UUID(_find(made, who).user_id)
+        user_id = UUID(account_of(made, who).user_id)
         _print(made.administration.suspend(user_id, _act(reason)).user)
 
 
@@ -68,17 +68,8 @@ def user_suspend(who: str, reason: str) -> None:
 def user_reinstate(who: str, reason: str) -> None:
     """End a suspension."""
     with parts() as made:
-        user_id = UUID(_find(made, who).user_id)
+        user_id = UUID(account_of(made, who).user_id)
         _print(made.administration.reinstate(user_id, _act(reason)).user)
-
-
-def _find(made: Parts, who: str) -> User:
-    """The account of a user id or a wallet address. Raises what its lookup raises."""
-    try:
-        user_id = UUID(who)
-    except ValueError:
-        return made.directory.get_by_wallet("", who)
-    return made.directory.get(user_id)
 
 
 def _act(reason: str) -> Act:

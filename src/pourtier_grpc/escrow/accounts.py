@@ -122,6 +122,9 @@ class Accounts:
                 wallet_address=wallet,
                 escrow_account=made.escrow_account,
                 now=now,
+                # Made by a call that nobody remembers: what was charged to it since,
+                # the database may have forgotten too.
+                unreconciled=not made.created,
             )
             if new:
                 self._audit.append(

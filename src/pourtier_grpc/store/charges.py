@@ -214,6 +214,26 @@ def open_of_user(reader: Reader, user_id: UUID) -> UUID | None:
     return found
 
 
+def open_ones(reader: Reader, user_id: UUID) -> list[Charge]:
+    """A user's charges that are open, the oldest first."""
+    query = _SELECT.where(rows.c.user_id == user_id, rows.c.status == PENDING)
+    return [_charge(row) for row in reader.run(query.order_by(rows.c.create_time))]
+
+
+def of_subscription(reader: Reader, subscription_id: UUID) -> list[Charge]:
+    """Every charge of a subscription, the oldest first."""
+    query = _SELECT.where(rows.c.subscription_id == subscription_id)
+    order = rows.c.create_time, rows.c.charge_id
+    return [_charge(row) for row in reader.run(query.order_by(*order))]
+
+
+def take(
+    tx: Transaction, charge_id: UUID, now: datetime, until: datetime
+) -> Charge | None:
+    """Takes over an open charge, due or not; None where another has it."""
+    return find(tx, charge_id) if _leased.take(tx, charge_id, now, until) else None
+
+
 def claim(tx: Transaction, now: datetime, until: datetime, most: int) -> list[Charge]:
     """Takes over open charges whose time has come, the longest due first."""
     claimed = [row.charge_id for row in _leased.claim(tx, now, until, most)]

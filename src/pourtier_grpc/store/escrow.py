@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, literal_column, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from pourtier.v1.escrow_service_pb2 import Balance, EscrowAccount, Transaction
@@ -23,6 +23,8 @@ from pourtier_grpc.store.tables import escrow_accounts, escrow_transactions
 CURRENCY = "USDC"
 _a = escrow_accounts.c
 _t = escrow_transactions.c
+# The transaction that wrote a row last, as PostgreSQL keeps it.
+_version: ColumnElement[str] = literal_column("xmin::text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,18 @@ class Account:
 
     escrow: EscrowAccount
     last_balance: Balance | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreconciled:
+    """An escrow to be compared with what Passeur knows of it.
+
+    `version` is another after every change of its row.
+    """
+
+    user_id: UUID
+    wallet_address: str
+    version: str
 
 
 class EscrowStore:
@@ -82,8 +96,13 @@ def insert_account(
     wallet_address: str,
     escrow_account: str,
     now: datetime,
+    unreconciled: bool = False,
 ) -> bool:
-    """Keeps a user's escrow; False where there is one already, which stays."""
+    """Keeps a user's escrow; False where there is one already, which stays.
+
+    One that is `unreconciled` is not charged until it was compared with what Passeur
+    knows of it.
+    """
     statement = (
         insert(escrow_accounts)
         .values(
@@ -91,6 +110,7 @@ def insert_account(
             wallet_address=wallet_address,
             escrow_account=escrow_account,
             initialize_time=now,
+            unreconciled=unreconciled,
         )
         .on_conflict_do_nothing()
         .returning(_a.user_id)
@@ -105,6 +125,32 @@ def remember_balance(
     later = or_(_a.balance_time.is_(None), _a.balance_time < time)
     query = update(escrow_accounts).where(_a.user_id == user_id, later)
     tx.run(query.values(balance=balance, balance_time=time))
+
+
+def unreconciled(reader: Reader, after: UUID | None, most: int) -> list[Unreconciled]:
+    """Escrows that are to be compared, by their users' ids, from after one on."""
+    query = select(_a.user_id, _a.wallet_address, _version.label("version")).where(
+        _a.unreconciled
+    )
+    if after is not None:
+        query = query.where(_a.user_id > after)
+    found = reader.run(query.order_by(_a.user_id).limit(most))
+    return [
+        Unreconciled(
+            user_id=row.user_id, wallet_address=row.wallet_address, version=row.version
+        )
+        for row in found
+    ]
+
+
+def reconciled(tx: engine.Transaction, compared: Unreconciled) -> bool:
+    """Notes that an escrow was compared; False where it is to be compared anew."""
+    query = update(escrow_accounts).where(
+        _a.user_id == compared.user_id,
+        _a.unreconciled,
+        _version == compared.version,
+    )
+    return bool(tx.run(query.values(unreconciled=False)).rowcount)
 
 
 def money(amount: str) -> Money:

@@ -52,6 +52,8 @@ def begin(tx: Transaction, reason: str, now: datetime) -> Hold:
         )
     else:
         tx.run(_that(present).values(reconcile_time=None))
+    # However many there are, and however long that takes.
+    tx.run(text("SET LOCAL statement_timeout = 0"))
     tx.run(update(escrow_accounts).values(unreconciled=True))
     return present
 

@@ -59,6 +59,26 @@ class Leased:
         )
         return list(tx.run(claimed))
 
+    def take(
+        self, tx: Transaction, row_id: UUID, now: datetime, until: datetime
+    ) -> bool:
+        """Takes over one open row, due or not; False where another has it."""
+        columns = self.table.c
+        taken = (
+            update(self.table)
+            .where(
+                self.id_column == row_id,
+                self.is_open,
+                columns.lease_id.is_(None) | (columns.next_attempt_time <= now),
+            )
+            .values(
+                lease_id=uuid4(),
+                next_attempt_time=until,
+                attempts=columns.attempts + 1,
+            )
+        )
+        return bool(tx.run(taken).rowcount)
+
     def change(
         self, tx: Transaction, row_id: UUID, lease_id: UUID, values: Mapping[str, Any]
     ) -> Row[Any] | None:

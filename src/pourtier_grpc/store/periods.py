@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import insert, update
+from sqlalchemy import func, insert, select, update
 
 from pourtier_grpc.store.billing_tables import subscription_periods as rows
-from pourtier_grpc.store.engine import Transaction
+from pourtier_grpc.store.engine import Reader, Transaction
 from pourtier_grpc.store.subscriptions import Period
 
 
@@ -52,3 +52,35 @@ def close(
         .where(rows.c.subscription_id == subscription_id, rows.c.ordinal == ordinal)
         .values(close_time=at, credited=credited)
     )
+
+
+def newest_paid(reader: Reader, subscription_id: UUID) -> UUID | None:
+    """The charge of the newest period that was paid, not granted; None of none."""
+    query = (
+        select(rows.c.charge_id)
+        .where(rows.c.subscription_id == subscription_id, rows.c.charge_id.is_not(None))
+        .order_by(rows.c.ordinal.desc())
+        .limit(1)
+    )
+    found: UUID | None = reader.run(query).scalar()
+    return found
+
+
+def credited(reader: Reader, subscription_id: UUID, ordinal: int) -> str:
+    """What of a paid period's value was credited to the next that was paid.
+
+    Months that were granted in between have gone on with that value.
+    """
+    ours = rows.c.subscription_id == subscription_id
+    following = (
+        select(func.min(rows.c.ordinal))
+        .where(ours, rows.c.ordinal > ordinal, rows.c.charge_id.is_not(None))
+        .scalar_subquery()
+    )
+    query = (
+        select(rows.c.credited)
+        .where(ours, rows.c.ordinal >= ordinal, rows.c.ordinal < following)
+        .order_by(rows.c.ordinal.desc())
+        .limit(1)
+    )
+    return reader.run(query).scalar() or "0"

@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from pourtier.v1.plan_pb2 import Plan
 from pourtier.v1.subscription_pb2 import Subscription, SubscriptionStatus
-from pourtier_grpc.store.billing_tables import LIVE, OPEN, charges
+from pourtier_grpc.store.billing_tables import LIVE, OPEN, charges, refunds
 from pourtier_grpc.store.billing_tables import subscriptions as rows
 from pourtier_grpc.store.engine import Database, Reader, Transaction
 from pourtier_grpc.store.pages import Page
@@ -57,7 +57,8 @@ class Record:
     None where that is the same. `ordinal` is that of `period`, 0 and None before the
     first. `value` is what is paid of the period, credit included, in USDC. The n-th end
     is so many months after `anchor_time`. `due_time` is when the worker is to look at
-    it, or None. `charge_id` is that of the charge under way, or None.
+    it, or None. `charge_id` is that of the charge under way, or None; `refunding_id` is
+    that of a charge of which a refund is under way, or None.
     """
 
     subscription_id: UUID
@@ -81,6 +82,12 @@ class Record:
     update_time: datetime
     end_time: datetime | None
     charge_id: UUID | None
+    refunding_id: UUID | None = None
+
+    @property
+    def unsettled_id(self) -> UUID | None:
+        """The charge for which it is not known what is paid, or None."""
+        return self.charge_id or self.refunding_id
 
     @property
     def is_live(self) -> bool:
@@ -211,6 +218,13 @@ def newest(reader: Reader, user_id: UUID) -> Record | None:
     return _one(
         reader, _SELECT.where(rows.c.user_id == user_id).order_by(*order).limit(1)
     )
+
+
+def of_user(reader: Reader, user_id: UUID) -> list[Record]:
+    """Every subscription of a user's, the oldest first."""
+    query = _SELECT.where(rows.c.user_id == user_id)
+    order = rows.c.create_time, rows.c.subscription_id
+    return [_record(row) for row in reader.run(query.order_by(*order))]
 
 
 def lock(tx: Transaction, user_id: UUID, subscription_id: UUID) -> Record | None:
@@ -390,11 +404,20 @@ _OPEN_CHARGE = (
     .where(charges.c.status == OPEN)
     .scalar_subquery()
 )
+_OPEN_REFUND = (
+    select(refunds.c.charge_id)
+    .join_from(refunds, charges, refunds.c.charge_id == charges.c.charge_id)
+    .where(charges.c.subscription_id == rows.c.subscription_id)
+    .where(refunds.c.status == OPEN)
+    .limit(1)
+    .scalar_subquery()
+)
 _SELECT: Select[Any] = select(
     *(column for column in rows.c if column.name not in {"plan", "next_plan"}),
     cast(rows.c.plan, Text).label("plan"),
     cast(rows.c.next_plan, Text).label("next_plan"),
     _OPEN_CHARGE.label("charge_id"),
+    _OPEN_REFUND.label("refunding_id"),
 )
 
 
@@ -429,4 +452,5 @@ def _record(row: Row[Any]) -> Record:
         update_time=row.update_time,
         end_time=row.end_time,
         charge_id=row.charge_id,
+        refunding_id=row.refunding_id,
     )

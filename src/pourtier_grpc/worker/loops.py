@@ -93,10 +93,17 @@ def _billing_loops(parts: Parts, metrics: WorkerMetrics) -> list[Loop]:
         clock=parts.clock,
         metrics=metrics,
     )
-    renew, recover = billing.renewals.renew, billing.collecting.recover
+    pace = {
+        "renewals": (0.5, billing.renewals.renew),
+        "charge-recovery": (0.5, billing.collecting.recover),
+        "refund-recovery": (2.0, billing.support.refunds.recover),
+        "charge-reconciliation": (2.0, billing.reconciliation.reconcile),
+    }
     return [
-        Loop(name="renewals", seconds=0.5, work=again_while(renew)),
-        Loop(name="charge-recovery", seconds=0.5, work=again_while(recover)),
+        *(
+            Loop(name=name, seconds=seconds, work=again_while(work))
+            for name, (seconds, work) in pace.items()
+        ),
         Loop(name="billing-state", seconds=5.0, work=state.look),
     ]
 

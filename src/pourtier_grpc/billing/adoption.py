@@ -1,0 +1,220 @@
+"""Charges that Passeur has made and the database has forgotten, taken up again.
+
+A charge's key is made of its subscription, the period and the attempt. So the keys that
+a subscription would use next lead to what it has used since the copy was made.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+from pourtier.v1.subscription_pb2 import ChargeKind
+from pourtier_grpc import deadline
+from pourtier_grpc.billing import asking as ask
+from pourtier_grpc.billing.book import Book
+from pourtier_grpc.billing.catalogue import Catalogue
+from pourtier_grpc.billing.machine import (
+    ACTIVE,
+    CANCELLED,
+    EXPIRED,
+    FAILED,
+    PAST_DUE,
+    PENDING,
+    REACTIVATION,
+    RENEWAL,
+    RENEWING,
+)
+from pourtier_grpc.billing.opening import described, next_plan
+from pourtier_grpc.billing.outcomes import Outcomes
+from pourtier_grpc.clock import Clock
+from pourtier_grpc.errors import ErrorReason
+from pourtier_grpc.escrow.asking import Asking
+from pourtier_grpc.escrow.outcomes import name_of
+from pourtier_grpc.passeur import models
+from pourtier_grpc.store import charges, subscriptions, users
+from pourtier_grpc.store.audit import AuditAction
+from pourtier_grpc.store.charges import Charge
+from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.escrow import Unreconciled
+from pourtier_grpc.store.subscriptions import Record
+
+# How many attempts to pay for a period are looked for, and how many periods further
+# than the last that was found: some were granted, and have no charge.
+ATTEMPTS = 8
+FURTHER = 3
+# By what a lease outlasts the calls that are made under it.
+LEASE_MARGIN = timedelta(seconds=10)
+HELD = name_of(ErrorReason.ERROR_REASON_CHARGING_HELD)
+
+Unknown = dict[str, models.Transaction]
+
+
+class _TakenError(Exception):
+    """Another sees to a charge that is open."""
+
+
+class Adoption:
+    """Takes up what it can explain."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        asking: Asking,
+        outcomes: Outcomes,
+        catalogue: Catalogue,
+        book: Book,
+        clock: Clock,
+        ask_seconds: float,
+    ) -> None:
+        """`ask_seconds` is how long a call of Passeur may take."""
+        self._database = database
+        self._asking = asking
+        self._outcomes = outcomes
+        self._catalogue = catalogue
+        self._book = book
+        self._clock = clock
+        self._ask_seconds = ask_seconds
+        self._lease = timedelta(seconds=2 * ask_seconds) + LEASE_MARGIN
+
+    def explain(self, account: Unreconciled, unknown: Unknown) -> bool:
+        """Takes from `unknown` what is a charge of ours, and writes it as one.
+
+        False where another sees to a charge of the user's at the moment. Raises what
+        every call of Passeur raises.
+        """
+        try:
+            self._close_open(account.user_id, unknown)
+            with self._database.read() as read:
+                records = subscriptions.of_user(read, account.user_id)
+            for record in records:
+                self._follow(account, record, unknown)
+        except _TakenError:
+            return False
+        return True
+
+    def _close_open(self, user_id: UUID, unknown: Unknown) -> None:
+        """Writes what came of charges that are open here."""
+        with self._database.read() as read:
+            waiting = charges.open_ones(read, user_id)
+        for charge in waiting:
+            made = self._made(charge.charge_id)
+            found = None if made is None else unknown.get(made.transaction_id)
+            if made is None or found is None or made.amount != charge.exact_amount:
+                continue
+            at = max(found.created_at, charge.create_time)
+            self._confirm(self._take(charge), made, at)
+            del unknown[found.transaction_id]
+
+    def _follow(self, account: Unreconciled, record: Record, unknown: Unknown) -> None:
+        """Goes through the periods that a subscription would have next."""
+        if record.status in (PENDING, FAILED):
+            # It has none before its first is paid.
+            return
+        ordinal, last = record.ordinal + 1, record.ordinal + FURTHER
+        while unknown and ordinal <= last:
+            with self._database.read() as read:
+                tried = charges.attempts_of(read, record.subscription_id, ordinal)
+            for attempt in range(tried + 1, tried + ATTEMPTS + 1):
+                charge_id = charges.id_of(record.subscription_id, ordinal, attempt)
+                made = self._made(charge_id)
+                found = None if made is None else unknown.get(made.transaction_id)
+                if made is None or found is None:
+                    continue
+                last = ordinal + FURTHER
+                place = record.subscription_id, ordinal, attempt
+                if self._adopt(account, place, made, found):
+                    del unknown[found.transaction_id]
+                break
+            ordinal += 1
+
+    def _adopt(
+        self,
+        account: Unreconciled,
+        place: tuple[UUID, int, int],
+        made: models.Charge,
+        found: models.Transaction,
+    ) -> bool:
+        """Writes a charge that was made; False where it is none that we would make."""
+        self._give_up_open(account.user_id, place[0])
+        subscription_id, ordinal, attempt = place
+        with self._database.transaction() as tx:
+            user = users.lock(tx, account.user_id)
+            record = subscriptions.lock(tx, account.user_id, subscription_id)
+            live = subscriptions.find_live(tx, account.user_id)
+            if user is None or record is None:  # pragma: no cover - neither is deleted
+                return False
+            kind = _kind_of(record, live)
+            plan = next_plan(self._catalogue, record)
+            if kind is None or record.charge_id or ordinal <= record.ordinal:
+                return False
+            now = self._clock.now()
+            charge = Charge(
+                charge_id=charges.id_of(subscription_id, ordinal, attempt),
+                subscription_id=subscription_id,
+                user_id=account.user_id,
+                ordinal=ordinal,
+                attempt=attempt,
+                kind=kind,
+                plan=plan,
+                wallet_address=account.wallet_address,
+                amount=plan.price.amount,
+                credit="0",
+                period_start=None,
+                create_time=now,
+                lease_id=uuid4(),
+            )
+            if charge.exact_amount != made.amount:
+                return False
+            charges.insert_one(tx, charge, now + self._lease)
+            self._book.note(tx, user, AuditAction.CHARGE_REQUESTED, described(charge))
+            tx.commit()
+        over = now if record.period is None else record.period.end
+        # Not before what it followed was over.
+        self._confirm(charge, made, max(found.created_at, record.end_time or over))
+        return True
+
+    def _give_up_open(self, user_id: UUID, subscription_id: UUID) -> None:
+        """Sees to it that an attempt is never made which was followed by another."""
+        with self._database.read() as read:
+            waiting = charges.open_ones(read, user_id)
+        for charge in waiting:
+            if charge.subscription_id != subscription_id:
+                continue
+            taken = self._take(charge)
+            with deadline.within(self._ask_seconds):
+                made = ask.void(self._asking, taken)
+            if made is not None:
+                self._confirm(taken, made, None)
+            elif self._outcomes.voided(taken, HELD) is None:
+                raise _TakenError
+
+    def _take(self, charge: Charge) -> Charge:
+        with self._database.transaction() as tx:
+            now = self._clock.now()
+            taken = charges.take(tx, charge.charge_id, now, now + self._lease)
+            tx.commit()
+        if taken is None:
+            raise _TakenError
+        return taken
+
+    def _confirm(
+        self, charge: Charge, made: models.Charge, at: datetime | None
+    ) -> None:
+        now = self._clock.now()
+        if self._outcomes.confirmed(charge, made, at and min(at, now)) is None:
+            raise _TakenError
+
+    def _made(self, charge_id: UUID) -> models.Charge | None:
+        with deadline.within(self._ask_seconds):
+            return self._asking.configured().charge_of(str(charge_id))
+
+
+def _kind_of(record: Record, live: Record | None) -> ChargeKind.ValueType | None:
+    """What a subscription would be charged for next; None where nothing."""
+    if record.status in (ACTIVE, RENEWING, PAST_DUE):
+        return RENEWAL
+    if record.status in (EXPIRED, CANCELLED) and live is None:
+        return REACTIVATION
+    return None

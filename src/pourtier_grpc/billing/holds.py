@@ -1,0 +1,103 @@
+"""Holds: while there is one, nothing is charged.
+
+A database that was brought back from a copy does not know what was charged since. So
+charging is held before anything is started on it, until a worker has compared every
+escrow with what Passeur knows: see `Reconciliation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pourtier_grpc.billing.book import Book, origin_of_act
+from pourtier_grpc.caller import Act
+from pourtier_grpc.clock import Clock
+from pourtier_grpc.expected import ExpectedError
+from pourtier_grpc.store import charges, holds, unmatched
+from pourtier_grpc.store.audit import AuditAction
+from pourtier_grpc.store.engine import Database, Reader, Transaction
+from pourtier_grpc.store.holds import Hold
+from pourtier_grpc.store.unmatched import Unmatched
+
+# How many unmatched charges are listed at most.
+LISTED = 1000
+
+
+class NotReleasedError(ExpectedError):
+    """Charging is not released; the text tells the operator what is missing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldState:
+    """The hold, if there is one, and what is still to be done.
+
+    `pending` is how many charges are under way: they are not asked for meanwhile.
+    `unreconciled` is how many escrows are to be compared yet. The users of `unmatched`
+    are not charged until somebody resolves it, whether or not there is a hold.
+    """
+
+    hold: Hold | None
+    pending: int
+    unreconciled: int
+    unmatched: Sequence[Unmatched]
+
+
+class Holds:
+    """Begins holds, and ends them."""
+
+    def __init__(self, *, database: Database, book: Book, clock: Clock) -> None:
+        self._database = database
+        self._book = book
+        self._clock = clock
+
+    def hold(self, act: Act) -> HoldState:
+        """Holds charging, or has every escrow compared anew where it is held."""
+        with self._database.transaction() as tx:
+            begun = holds.begin(tx, act.reason, self._clock.now())
+            self._note(tx, AuditAction.CHARGING_HELD, begun, act)
+            state = self._state(tx)
+            tx.commit()
+        return state
+
+    def release(self, act: Act) -> HoldState:
+        """Ends the hold. Raises NotReleasedError where it is too early, or none."""
+        with self._database.transaction() as tx:
+            # So that no other begins unseen.
+            holds.share(tx)
+            state = self._state(tx)
+            present = state.hold
+            if present is None:
+                raise NotReleasedError("charging is not held")
+            if state.unreconciled:
+                raise NotReleasedError(
+                    f"{state.unreconciled} escrows have yet to be compared with what"
+                    " Passeur knows: a worker does that"
+                )
+            if present.reconcile_time is None:
+                raise NotReleasedError(
+                    "no worker has said yet that every escrow was compared with what"
+                    " Passeur knows"
+                )
+            holds.end(tx, present, self._clock.now())
+            self._note(tx, AuditAction.CHARGING_RELEASED, present, act)
+            state = self._state(tx)
+            tx.commit()
+        return state
+
+    def state(self) -> HoldState:
+        """How things stand."""
+        with self._database.read() as read:
+            return self._state(read)
+
+    def _state(self, reader: Reader) -> HoldState:
+        return HoldState(
+            hold=holds.find(reader),
+            pending=charges.backlog(reader, self._clock.now()).pending,
+            unreconciled=holds.unreconciled(reader),
+            unmatched=unmatched.unresolved(reader, LISTED),
+        )
+
+    def _note(self, tx: Transaction, action: AuditAction, hold: Hold, act: Act) -> None:
+        details = {"hold_id": str(hold.hold_id), "reason": act.reason}
+        self._book.note(tx, None, action, details, origin_of_act(act))

@@ -1,0 +1,196 @@
+"""Escrows, compared with what Passeur knows was charged to them.
+
+A database that was brought back from a copy has forgotten charges. Their keys are made
+of what it still knows, so that it finds most of them again, and what they have paid is
+paid. What it cannot explain is kept, and its user is not charged, until somebody has
+looked into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
+
+import structlog
+
+from pourtier_grpc import deadline
+from pourtier_grpc.batches import see_to_each
+from pourtier_grpc.billing.adoption import Adoption
+from pourtier_grpc.billing.book import Book
+from pourtier_grpc.billing.catalogue import Catalogue
+from pourtier_grpc.billing.outcomes import Outcomes
+from pourtier_grpc.clock import Clock
+from pourtier_grpc.escrow.asking import Asking
+from pourtier_grpc.expected import ExpectedError
+from pourtier_grpc.passeur.amounts import text_of
+from pourtier_grpc.passeur.errors import (
+    MalformedAnswerError,
+    RefusalCode,
+    RefusedError,
+)
+from pourtier_grpc.passeur.models import (
+    Transaction,
+    TransactionPage,
+    TransactionStatus,
+)
+from pourtier_grpc.store import escrow, holds, unmatched, users
+from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.escrow import Unreconciled
+from pourtier_grpc.store.unmatched import Unmatched
+from pourtier_grpc.users.directory import found as found_user
+
+if TYPE_CHECKING:
+    # It brings an HTTP client, which a start without Passeur goes without.
+    from pourtier_grpc.passeur.client import Passeur
+
+# How many escrows are compared at a time, and how many of them at once.
+BATCH = 32
+THREADS = 4
+# What is added to Passeur's time for an answer, so that its silence is waited for.
+ASK_MARGIN_SECONDS = 2.0
+PAGE = 200
+CHARGE = "charge"
+OK = 200
+
+T = TypeVar("T")
+# Charges that Passeur has made and nobody here knows, by their ids there.
+Unknown = dict[str, Transaction]
+
+_log = structlog.get_logger("pourtier.billing")
+
+
+class Reconciliation:
+    """Compares escrows. Any number of processes may; what one has done, another finds.
+
+    Passeur is asked outside of transactions. So whatever is written is written under
+    the locks that it belongs to, after another look.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        asking: Asking,
+        outcomes: Outcomes,
+        catalogue: Catalogue,
+        book: Book,
+        clock: Clock,
+        answer_seconds: float,
+    ) -> None:
+        """`answer_seconds` is how long Passeur may take for an answer."""
+        self._database = database
+        self._asking = asking
+        self._book = book
+        self._clock = clock
+        self._ask_seconds = answer_seconds + ASK_MARGIN_SECONDS
+        self._adoption = Adoption(
+            database=database,
+            asking=asking,
+            outcomes=outcomes,
+            catalogue=catalogue,
+            book=book,
+            clock=clock,
+            ask_seconds=self._ask_seconds,
+        )
+        # The user up to whom this round has come, so that one who cannot be seen to
+        # holds up nobody.
+        self._after: UUID | None = None
+
+    def reconcile(self) -> bool:
+        """Compares escrows that are to be. True where there may be more."""
+        if self._asking.rest is not None:
+            return False
+        with self._database.read() as read:
+            batch = escrow.unreconciled(read, self._after, BATCH)
+        see_to_each(
+            "reconciliation", batch, self._compare, threads=THREADS, failed=_tell_open
+        )
+        goes_on = len(batch) == BATCH
+        self._after = batch[-1].user_id if goes_on else None
+        if not goes_on:
+            self._conclude()
+        return goes_on
+
+    def _compare(self, account: Unreconciled) -> None:
+        unknown = self._unknown(account)
+        if unknown and not self._adoption.explain(account, unknown):
+            # Somebody else is about to.
+            return
+        with self._database.transaction() as tx:
+            user = found_user(users.lock(tx, account.user_id), account.user_id)
+            known = unmatched.known(tx, list(unknown))
+            for transaction_id, found in unknown.items():
+                if transaction_id not in known:
+                    kept = _unmatched(account, found)
+                    self._book.note_unmatched(tx, user, kept)
+            escrow.reconciled(tx, account)
+            tx.commit()
+
+    def _unknown(self, account: Unreconciled) -> Unknown:
+        """The escrow's charges that are none of ours."""
+        unknown: Unknown = {}
+        token, seen = None, set[str]()
+        while True:
+            page = self._page(account.wallet_address, token)
+            charged = {
+                each.transaction_id: each
+                for each in page.transactions
+                if each.type == CHARGE and each.status is TransactionStatus.CONFIRMED
+            }
+            with self._database.read() as read:
+                known = unmatched.known(read, list(charged))
+            unknown |= {key: one for key, one in charged.items() if key not in known}
+            token = page.next_page_token
+            if token is None:
+                return unknown
+            if token in seen:
+                raise MalformedAnswerError("its pages have no end", status=OK)
+            seen.add(token)
+
+    def _page(self, wallet_address: str, token: str | None) -> TransactionPage:
+        def ask(passeur: Passeur) -> TransactionPage:
+            return passeur.transactions(wallet_address, page_token=token, limit=PAGE)
+
+        try:
+            return self._ask(ask)
+        except RefusedError as error:
+            if error.code is not RefusalCode.ESCROW_NOT_INITIALIZED:
+                raise
+            return TransactionPage(transactions=(), next_page_token=None)
+
+    def _ask(self, question: Callable[[Passeur], T]) -> T:
+        with deadline.within(self._ask_seconds):
+            return question(self._asking.configured())
+
+    def _conclude(self) -> None:
+        """Notes of the hold that every escrow was compared, once that is so."""
+        with self._database.transaction() as tx:
+            # So that no other begins unseen, nor this one anew.
+            holds.share(tx)
+            present = holds.find(tx)
+            if present is None or present.reconcile_time is not None:
+                return
+            if not holds.unreconciled(tx):
+                holds.reconciled(tx, present, self._clock.now())
+                tx.commit()
+
+
+def _unmatched(account: Unreconciled, found: Transaction) -> Unmatched:
+    _log.error(
+        "a charge is known to Passeur alone",
+        passeur_transaction_id=found.transaction_id,
+        user_id=str(account.user_id),
+    )
+    return Unmatched(
+        passeur_transaction_id=found.transaction_id,
+        user_id=account.user_id,
+        wallet_address=account.wallet_address,
+        amount=text_of(found.amount),
+        create_time=found.created_at,
+    )
+
+
+def _tell_open(account: Unreconciled, error: ExpectedError) -> None:
+    user_id = str(account.user_id)
+    _log.warning("an escrow was not compared yet", user_id=user_id, error=repr(error))

@@ -1,0 +1,49 @@
+"""`pourtier charges hold` and `release`: times during which nothing is charged."""
+
+from __future__ import annotations
+
+import click
+
+from pourtier_grpc.billing.holds import HoldState
+from pourtier_grpc.caller import Act
+from pourtier_grpc.cli.parts import parts
+from pourtier_grpc.cli.reasons import reason_option
+
+
+@click.command()
+@reason_option
+def hold(reason: str) -> None:
+    """Have nothing charged until it is released.
+
+    No server and no worker charges. A worker compares every escrow with what Passeur
+    knows of it.
+    """
+    with parts() as made:
+        _tell(made.billing.support.holds.hold(Act(reason=reason)))
+
+
+@click.command()
+@reason_option
+def release(reason: str) -> None:
+    """Have charges made again.
+
+    Refused until a worker has compared every escrow with what Passeur knows of it.
+    """
+    with parts() as made:
+        _tell(made.billing.support.holds.release(Act(reason=reason)))
+
+
+def _tell(state: HoldState) -> None:
+    held = "is not" if state.hold is None else "is"
+    click.echo(f"pourtier: charging {held} held", err=True)
+    click.echo(f"pourtier: {state.pending} charges are under way", err=True)
+    if state.unreconciled:
+        click.echo(
+            f"pourtier: {state.unreconciled} escrows are to be compared", err=True
+        )
+    for each in state.unmatched:
+        click.echo(
+            f"pourtier: user {each.user_id} is not charged until somebody resolves"
+            f" {each.passeur_transaction_id}, {each.amount} USDC",
+            err=True,
+        )

@@ -1,0 +1,500 @@
+"""Charging held, and a database that has forgotten what was charged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from pourtier.v1.subscription_pb2 import ChargeKind, Subscription
+from pourtier_grpc.billing import reconciliation as rules
+from pourtier_grpc.billing.holds import HoldState, NotReleasedError
+from pourtier_grpc.billing.machine import ACTIVE, EXPIRED, RENEWING
+from pourtier_grpc.config import Settings
+from pourtier_grpc.errors import PourtierError
+from pourtier_grpc.store import charges as charge_rows
+from support.bookkeeping import BY_SUPPORT, CLIENT, Bookkeeping, caller
+from support.callers import Person, audited, person
+from support.escrow import escrowed, initialize
+from support.passeur import PasseurSim
+from support.service import Service
+from support.threads import together
+
+pytestmark = pytest.mark.usefixtures("no_retries")
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings], sim: PasseurSim) -> Settings:
+    return make_settings(passeur_url=sim.url, passeur_breaker_failures=1000)
+
+
+@pytest.fixture
+def books(own: Service, database_url: str) -> Bookkeeping:
+    return Bookkeeping(service=own, database_url=database_url)
+
+
+@pytest.fixture
+def ann(own: Service, sim: PasseurSim) -> Person:
+    return escrowed(own, sim, "500")
+
+
+def charged(sim: PasseurSim, whose: Person) -> list[str]:
+    """The keys of what was charged to somebody, in order."""
+    found = sim.effects(kind="charge", wallet=whose.wallet.address)
+    return [each["key"] for each in found]
+
+
+def charge_by_hand(
+    sim: PasseurSim, whose: Person, key: UUID, amount: str, reference: str = "?"
+) -> str:
+    """A charge that Passeur has made and nobody here knows; its id there."""
+    answer = sim.http.post(
+        f"/escrow/{whose.wallet.address}/charges",
+        json={"amount": amount, "reference": reference},
+        headers={"X-Request-Id": "test", "Idempotency-Key": str(key)},
+    )
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["transaction_id"])
+
+
+def reconcile(books: Bookkeeping) -> None:
+    while books.reconciliation.reconcile():
+        pass
+
+
+def release(books: Bookkeeping) -> HoldState:
+    return books.holds.release(BY_SUPPORT)
+
+
+def reason_of(call: Callable[[], object]) -> str:
+    with pytest.raises(PourtierError) as info:
+        call()
+    return info.value.reason_name
+
+
+def unreconciled(own: Service) -> int:
+    row = own.sql.one("SELECT count(*) FROM escrow_accounts WHERE unreconciled")
+    return int(row["count"])
+
+
+def unmatched(own: Service) -> list[dict[str, Any]]:
+    return own.sql.run("SELECT * FROM unmatched_charges ORDER BY create_time")
+
+
+class TestHolds:
+    def test_nothing_is_charged_while_there_is_one(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        bob = escrowed(own, sim, "100")
+        bought = books.buy(ann)
+        state = books.holds.hold(BY_SUPPORT)
+        assert state.hold is not None
+        assert (state.pending, state.unreconciled) == (0, 2)
+        assert reason_of(lambda: books.buy(bob)) == "CHARGING_HELD"
+        upgrade = reason_of(lambda: books.upgrade(ann, bought))
+        assert upgrade == "CHARGING_HELD"
+        assert books.renew(bought, ann).status == RENEWING
+        assert charged(sim, bob) == []
+        assert len(charged(sim, ann)) == 1
+        reconcile(books)
+        # Compared, and held until somebody says otherwise.
+        assert reason_of(lambda: books.buy(bob)) == "CHARGING_HELD"
+        assert release(books).hold is None
+        own.clock.move(minutes=1)
+        books.renewals.renew()
+        assert books.subscription(ann, bought).status == ACTIVE
+        assert books.buy(bob).status == ACTIVE
+        for action in ("charging.held", "charging.released"):
+            (row,) = own.sql.run(
+                "SELECT body FROM audit_events WHERE action = %s", action
+            )
+            assert BY_SUPPORT.reason in bytes(row["body"]).decode()
+
+    def test_a_charge_that_was_open_is_not_asked_for_meanwhile(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        sim.fault(operation="charge", times=1, drop=True)
+        bought = books.buy(ann)
+        assert books.holds.hold(BY_SUPPORT).pending == 1
+        for _ in range(2):
+            own.clock.move(minutes=1)
+            books.collecting.recover()
+            reconcile(books)
+        assert charged(sim, ann) == []
+        release(books)
+        own.clock.move(minutes=1)
+        books.collecting.recover()
+        assert books.subscription(ann, bought).status == ACTIVE
+        assert len(charged(sim, ann)) == 1
+
+    def test_it_ends_when_every_escrow_was_compared_and_not_before(
+        self, books: Bookkeeping, sim: PasseurSim, ann: Person
+    ) -> None:
+        with pytest.raises(NotReleasedError, match="not held"):
+            release(books)
+        books.holds.hold(BY_SUPPORT)
+        with pytest.raises(NotReleasedError, match="1 escrows have yet"):
+            release(books)
+        sim.fault(operation="transactions", times=1, status=500)
+        reconcile(books)
+        with pytest.raises(NotReleasedError, match="1 escrows have yet"):
+            release(books)
+        reconcile(books)
+        # Held anew: compared anew.
+        books.holds.hold(BY_SUPPORT)
+        with pytest.raises(NotReleasedError, match="1 escrows have yet"):
+            release(books)
+        reconcile(books)
+        release(books)
+
+    def test_it_waits_for_a_worker_where_there_are_no_escrows(
+        self, books: Bookkeeping, sim: PasseurSim, own: Service
+    ) -> None:
+        books.holds.hold(BY_SUPPORT)
+        with pytest.raises(NotReleasedError, match="no worker has said"):
+            release(books)
+        reconcile(books)
+        release(books)
+
+    def test_one_that_is_held_anew_meanwhile_is_compared_anew(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        ann: Person,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        books.holds.hold(BY_SUPPORT)
+        page = rules.Reconciliation._page
+
+        def held_anew(*args: Any) -> Any:
+            monkeypatch.undo()
+            found = page(*args)
+            books.holds.hold(BY_SUPPORT)
+            return found
+
+        monkeypatch.setattr(rules.Reconciliation, "_page", held_anew)
+        reconcile(books)
+        assert unreconciled(own) == 1
+        with pytest.raises(NotReleasedError):
+            release(books)
+        reconcile(books)
+        release(books)
+
+
+class TestRestoredDatabases:
+    def test_what_was_renewed_since_is_not_charged_again(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        """Subscribed, copied, renewed twice, restored: paid up by what was charged."""
+        bought = books.buy(ann)
+        copy = books.copy()
+        for _ in range(2):
+            books.renew(bought, ann)
+        before = books.subscription(ann, bought)
+        keys = charged(sim, ann)
+        assert len(keys) == 3
+        copy.restore()
+        assert len(books.charges(ann)) == 1
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        release(books)
+        own.clock.move(minutes=1)
+        books.renewals.renew()
+        books.collecting.recover()
+        assert charged(sim, ann) == keys
+        after = books.subscription(ann, bought)
+        assert after.status == ACTIVE
+        assert after.period_start_time == before.period_start_time
+        assert after.period_end_time == before.period_end_time
+        rows = books.charges(ann)
+        assert [str(row["charge_id"]) for row in rows] == keys
+        assert {row["kind"] for row in rows[1:]} == {ChargeKind.CHARGE_KIND_RENEWAL}
+        assert len(own.sql.run("SELECT * FROM subscription_periods")) == 3
+        assert unmatched(own) == []
+        # And it goes on as ever.
+        books.renew(bought, ann)
+        assert len(charged(sim, ann)) == 4
+
+    def test_without_a_hold_the_same_keys_charge_nothing_twice(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        bought = books.buy(ann)
+        copy = books.copy()
+        books.renew(bought, ann)
+        keys = charged(sim, ann)
+        copy.restore()
+        books.renewals.renew()
+        assert charged(sim, ann) == keys
+        assert books.subscription(ann, bought).status == ACTIVE
+
+    def test_a_purchase_that_only_passeur_knows_waits_for_support(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        copy = books.copy()
+        books.buy(ann, "basic")
+        keys = charged(sim, ann)
+        copy.restore()
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        (kept,) = release(books).unmatched
+        assert (str(kept.user_id), kept.amount) == (ann.user_id, "29")
+        (told,) = audited(own, ann.user_id, "charge.unmatched")
+        assert told["details"]["amount"] == "29"
+        # Held is that user, and nobody else.
+        assert reason_of(lambda: books.buy(ann)) == "CHARGING_HELD"
+        bob = escrowed(own, sim, "100")
+        assert books.buy(bob).status == ACTIVE
+        granted = books.grants.grant(
+            UUID(ann.user_id),
+            "basic",
+            BY_SUPPORT,
+            for_charge=kept.passeur_transaction_id,
+        )
+        assert granted.status == ACTIVE
+        assert charged(sim, ann) == keys
+        books.upgrade(ann, granted)
+        assert len(charged(sim, ann)) == 2
+        # It stays resolved, however often it is compared.
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        assert release(books).unmatched == []
+
+    def test_a_charge_that_was_open_in_the_copy_is_confirmed(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        sim.fault(operation="charge", times=1, drop=True)
+        bought = books.buy(ann)
+        copy = books.copy()
+        books.collecting.recover()
+        books.renew(bought, ann)
+        before, keys = books.subscription(ann, bought), charged(sim, ann)
+        assert len(keys) == 2
+        copy.restore()
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        release(books)
+        books.renewals.renew()
+        after = books.subscription(ann, bought)
+        assert after.status == ACTIVE
+        end = after.period_end_time.ToDatetime() - before.period_end_time.ToDatetime()
+        assert abs(end.total_seconds()) < 60
+        assert charged(sim, ann) == keys
+
+    def test_an_attempt_that_failed_before_the_one_that_was_made(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim
+    ) -> None:
+        """Its key is never used again; that of the later attempt is found."""
+        bob = escrowed(own, sim, "29")
+        bought = books.buy(bob)
+        sim.fault(operation="charge", times=1, drop=True)
+        assert books.renew(bought, bob).charge_pending
+        copy = books.copy()
+        own.clock.move(minutes=1)
+        books.collecting.recover()
+        assert books.subscription(bob, bought).status == EXPIRED
+        sim.top_up(bob.wallet.address, "29")
+        own.clock.move(hours=1)
+        books.renewals.renew()
+        assert books.subscription(bob, bought).status == ACTIVE
+        keys = charged(sim, bob)
+        copy.restore()
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        assert unmatched(own) == []
+        release(books)
+        assert books.subscription(bob, bought).status == ACTIVE
+        own.clock.move(minutes=1)
+        books.renewals.renew()
+        books.collecting.recover()
+        assert charged(sim, bob) == keys
+        statuses = [row["status"] for row in books.charges(bob)]
+        assert statuses == [2, 4, 2]
+
+    def test_an_upgrade_is_no_renewal(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        """Its amount says so; nobody knows here for which plan it was."""
+        bought = books.buy(ann)
+        copy = books.copy()
+        own.clock.move(days=10)
+        books.upgrade(ann, bought)
+        keys = charged(sim, ann)
+        copy.restore()
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        (kept,) = release(books).unmatched
+        assert books.subscription(ann, bought).plan_id == "basic"
+        assert reason_of(lambda: books.upgrade(ann, bought)) == "CHARGING_HELD"
+        books.grants.grant(
+            UUID(ann.user_id),
+            "pro",
+            BY_SUPPORT,
+            for_charge=kept.passeur_transaction_id,
+        )
+        books.renew(bought, ann)
+        assert len(charged(sim, ann)) == len(keys) + 1
+
+    def test_months_that_were_granted_since_hide_nothing(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        bought = books.buy(ann)
+        copy = books.copy()
+        books.grants.grant(UUID(ann.user_id), None, BY_SUPPORT)
+        books.renew(bought, ann)
+        keys = charged(sim, ann)
+        copy.restore()
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        assert unmatched(own) == []
+        assert [row["ordinal"] for row in books.charges(ann)] == [1, 3]
+        assert charged(sim, ann) == keys
+
+    def test_what_had_ended_and_came_back(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim
+    ) -> None:
+        bob = escrowed(own, sim, "29")
+        bought = books.buy(bob)
+        assert books.renew(bought, bob).status == EXPIRED
+        copy = books.copy()
+        sim.top_up(bob.wallet.address, "29")
+        books.purchases.reactivate(caller(bob), UUID(bought.subscription_id), CLIENT)
+        keys = charged(sim, bob)
+        copy.restore()
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        assert unmatched(own) == []
+        after = books.subscription(bob, bought)
+        assert after.status == ACTIVE
+        assert charged(sim, bob) == keys
+
+    def test_what_had_ended_stays_where_another_lives(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim
+    ) -> None:
+        bob = escrowed(own, sim, "29")
+        old = books.buy(bob)
+        assert books.renew(old, bob).status == EXPIRED
+        sim.top_up(bob.wallet.address, "100")
+        books.buy(bob)
+        # The first attempt was refused.
+        key = charge_rows.id_of(UUID(old.subscription_id), 2, 2)
+        transaction_id = charge_by_hand(sim, bob, key, "29")
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        (kept,) = unmatched(own)
+        assert kept["passeur_transaction_id"] == transaction_id
+        assert books.subscription(bob, old).status == EXPIRED
+
+
+class TestWorkers:
+    def test_many_at_once_write_everything_once(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        bought = books.buy(ann)
+        copy = books.copy()
+        for _ in range(3):
+            books.renew(bought, ann)
+        keys = charged(sim, ann)
+        copy.restore()
+        stray = charge_by_hand(sim, ann, uuid4(), "3")
+        books.holds.hold(BY_SUPPORT)
+        together(4, lambda _: books.reconciliation.reconcile())
+        while unreconciled(own):
+            reconcile(books)
+        release(books)
+        assert [str(row["charge_id"]) for row in books.charges(ann)] == keys
+        assert [row["passeur_transaction_id"] for row in unmatched(own)] == [stray]
+        assert len(audited(own, ann.user_id, "charge.unmatched")) == 1
+
+    def test_pages_are_read_to_their_end(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        ann: Person,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(rules, "PAGE", 2)
+        strays = {charge_by_hand(sim, ann, uuid4(), "1") for _ in range(5)}
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        found = {row["passeur_transaction_id"] for row in unmatched(own)}
+        assert found == strays
+
+    def test_one_that_fails_holds_up_no_other(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(rules, "BATCH", 2)
+        monkeypatch.setattr(rules, "THREADS", 1)
+        for _ in range(5):
+            escrowed(own, sim)
+        books.holds.hold(BY_SUPPORT)
+        sim.fault(operation="transactions", times=2, status=500)
+        reconcile(books)
+        assert unreconciled(own) == 2
+        reconcile(books)
+        assert unreconciled(own) == 0
+        release(books)
+
+    def test_nobody_is_asked_while_passeur_is_left_alone_and_nothing_is_marked(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        books.holds.hold(BY_SUPPORT)
+        sim.fault(operation="transactions", times=None, drop=True)
+        reconcile(books)
+        assert unreconciled(own) == 1
+
+
+class TestFoundEscrows:
+    def test_one_that_is_new_here_only_is_compared_before_it_is_charged(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim
+    ) -> None:
+        """Its user was forgotten, and all that they have paid."""
+        bob = person(own)
+        sim.make_escrow(bob.wallet.address, "100")
+        charge_by_hand(sim, bob, uuid4(), "29")
+        initialize(own, bob)
+        assert reason_of(lambda: books.buy(bob)) == "CHARGING_HELD"
+        reconcile(books)
+        # It is another's to say what that was for.
+        assert reason_of(lambda: books.buy(bob)) == "CHARGING_HELD"
+        assert len(unmatched(own)) == 1
+
+    def test_one_without_charges_can_be_charged_soon(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim
+    ) -> None:
+        bob = person(own)
+        sim.make_escrow(bob.wallet.address, "100")
+        initialize(own, bob)
+        assert unreconciled(own) == 1
+        reconcile(books)
+        assert books.buy(bob).status == ACTIVE
+        # Found again: nothing changes.
+        initialize(own, bob)
+        assert unreconciled(own) == 0
+
+    def test_one_that_was_just_made_can_be_charged_at_once(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim
+    ) -> None:
+        bob = escrowed(own, sim, "100")
+        bought: Subscription = books.buy(bob)
+        assert bought.status == ACTIVE
+
+    def test_one_that_passeur_does_not_know_has_no_charges(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim
+    ) -> None:
+        bob = person(own)
+        own.sql.run(
+            "INSERT INTO escrow_accounts (user_id, wallet_address, escrow_account,"
+            " initialize_time, unreconciled) VALUES (%s, %s, 'escrow', now(), true)",
+            bob.user_id,
+            bob.wallet.address,
+        )
+        reconcile(books)
+        assert unreconciled(own) == 0
