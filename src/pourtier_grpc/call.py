@@ -100,6 +100,13 @@ class Call:
             raise TypeError(f"the policy of {self.method.path} lets in others")
         return self.principal
 
+    @property
+    def service(self) -> Service:
+        """The caller of a method that only services may call."""
+        if not isinstance(self.principal, Service):
+            raise TypeError(f"the policy of {self.method.path} lets in others")
+        return self.principal
+
     def act(self, reason: str) -> Act:
         """What the caller does, by a method that acts on another's affairs."""
         if not isinstance(self.principal, SignedInUser | Service):

@@ -14,7 +14,7 @@ from datetime import timedelta
 from pourtier.v1.error_reason_pb2 import ErrorReason
 from pourtier_grpc.expected import ExpectedError
 
-__all__ = ["ErrorReason", "FieldViolation", "PourtierError"]
+__all__ = ["ErrorReason", "FieldViolation", "PourtierError", "QuotaViolation"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,16 @@ class FieldViolation:
     rule: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaViolation:
+    """A limit that leaves no room: of whom, of what, and how high it is."""
+
+    subject: str
+    description: str
+    metric: str
+    limit: int
+
+
 class PourtierError(ExpectedError):
     """A call is refused, for a reason of the registry.
 
@@ -37,8 +47,8 @@ class PourtierError(ExpectedError):
     so that every variable of the message also stands in `ErrorInfo.metadata`. No
     secret, token, signature or e-mail belongs in either.
 
-    `violations` become `BadRequest.field_violations`. `retry_after`, where not None,
-    becomes `RetryInfo`.
+    `violations` become `BadRequest.field_violations`, `quotas` the violations of
+    `QuotaFailure`. `retry_after`, where not None, becomes `RetryInfo`.
     """
 
     def __init__(
@@ -47,6 +57,7 @@ class PourtierError(ExpectedError):
         template: str,
         *,
         violations: Sequence[FieldViolation] = (),
+        quotas: Sequence[QuotaViolation] = (),
         retry_after: timedelta | None = None,
         **metadata: str,
     ) -> None:
@@ -54,6 +65,7 @@ class PourtierError(ExpectedError):
         self.reason = reason
         self.metadata: Mapping[str, str] = metadata
         self.violations = tuple(violations)
+        self.quotas = tuple(quotas)
         self.retry_after = retry_after
 
     @property

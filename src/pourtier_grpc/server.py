@@ -19,6 +19,7 @@ from pourtier.v1 import (
     compliance_service_pb2,
     escrow_service_pb2,
     status_service_pb2,
+    subscription_service_pb2,
     user_service_pb2,
 )
 from pourtier_grpc.call import Interceptor, Method, compose, methods_of
@@ -38,6 +39,7 @@ from pourtier_grpc.servicers.compliance import ComplianceServicer
 from pourtier_grpc.servicers.escrow import EscrowServicer
 from pourtier_grpc.servicers.standard import HealthServicer, ReflectionServicer
 from pourtier_grpc.servicers.status import StatusServicer
+from pourtier_grpc.servicers.subscription import SubscriptionServicer
 from pourtier_grpc.servicers.user import UserServicer
 from pourtier_grpc.telemetry.http_view import EDGE
 from pourtier_grpc.telemetry.shared import Place
@@ -297,6 +299,13 @@ def servicers_of(
         transfers=parts.escrows.transfers,
         transactions=parts.escrows.transactions,
     )
+    subscription = SubscriptionServicer(
+        catalogue=parts.catalogue,
+        purchases=parts.billing.purchases,
+        own=parts.billing.own,
+        usage=parts.metering.usage,
+        entitlements=parts.metering.entitlements,
+    )
     status = StatusServicer(readiness=readiness, version=VERSION)
     return {
         auth_service_pb2.DESCRIPTOR.services_by_name["AuthService"]: auth,
@@ -306,6 +315,9 @@ def servicers_of(
         ]: compliance,
         escrow_service_pb2.DESCRIPTOR.services_by_name["EscrowService"]: escrow,
         status_service_pb2.DESCRIPTOR.services_by_name["StatusService"]: status,
+        subscription_service_pb2.DESCRIPTOR.services_by_name[
+            "SubscriptionService"
+        ]: subscription,
     }
 
 

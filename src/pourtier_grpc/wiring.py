@@ -21,6 +21,7 @@ from pourtier_grpc.auth.sessions import Sessions
 from pourtier_grpc.auth.sign_in import SignIn
 from pourtier_grpc.billing.billing import Billing, Terms, make_billing
 from pourtier_grpc.billing.catalogue import Catalogue, read_catalogue
+from pourtier_grpc.billing.metering import Metering, make_metering
 from pourtier_grpc.clock import Clock, SystemClock
 from pourtier_grpc.compliance.audit_trail import AuditTrail
 from pourtier_grpc.compliance.consent import Consent
@@ -91,6 +92,8 @@ class Parts:
     deployments: Deployments
     escrows: Escrows
     billing: Billing
+    catalogue: Catalogue
+    metering: Metering
 
     def close(self) -> None:
         """Closes every connection."""
@@ -182,6 +185,7 @@ def _build(
         required_kyc_level=required_kyc_level,
     )
     passeur = open_passeur(settings, clock, metrics)
+    metering = make_metering(database=database, catalogue=catalogue, clock=clock)
     return Parts(
         database=database,
         database_clock=database_clock,
@@ -254,6 +258,8 @@ def _build(
             quick=deployment_facts,
             screening=screening,
             required_kyc_level=required_kyc_level,
+            free=catalogue.free,
+            quotas=metering.quotas,
             clock=clock,
         ),
         escrows=make_escrows(
@@ -277,6 +283,8 @@ def _build(
             ),
             tell=(metrics or Metrics()).charge_ended,
         ),
+        catalogue=catalogue,
+        metering=metering,
     )
 
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from pourtier_grpc.devtools.wallet import DevWallet
+from support.billing import granted
 from support.callers import admin
 from support.json_api import answered, refused
 from support.legal import publish_all
@@ -71,6 +72,15 @@ DENIALS: list[dict[str, Any]] = [
         "metadata": {},
         "remedy": "REMEDY_CONTACT_SUPPORT",
     },
+    {
+        "reason": "TIER_INSUFFICIENT",
+        "metadata": {
+            "required_plan": "basic",
+            "current_plan": "free",
+            "metric": "running_strategies",
+        },
+        "remedy": "REMEDY_CHANGE_PLAN",
+    },
 ]
 
 
@@ -103,6 +113,7 @@ def test_who_may_is_told_so_in_full(databases: Databases, redis_url: str) -> Non
     with stack(databases, redis_url) as lenient:
         made = lenient.public.register(DevWallet.generate())
         body = {"user_id": made["user"]["user_id"]}
+        granted(lenient, body["user_id"])
         key = lenient.api_key(SCOPE)
         answer = lenient.internal.call("POST", ONE, body, api_key=key)
     assert answered(answer) == {"allowed": True, "denials": []}

@@ -13,12 +13,15 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 from grpc import StatusCode
+from psycopg.types.json import Jsonb
 from sqlalchemy import event
 
 from pourtier.v1 import compliance_service_pb2 as pb
 from pourtier.v1.user_pb2 import KycLevel
 from pourtier_grpc.devtools.wallet import DevWallet
+from pourtier_grpc.store.subscriptions import plan_column
 from support.api import TIMEOUT, refusal
+from support.billing import PLANS
 from support.callers import api_key
 from support.deployments import Asker
 from support.legal import RISK, TERMS, publish
@@ -57,6 +60,21 @@ ACCEPTANCES = """
         ''
     FROM generate_series(1, %s) AS n WHERE n %% %s = ANY (%s)
 """
+SUBSCRIPTIONS = """
+    INSERT INTO subscriptions (subscription_id, user_id, status, plan_id, plan,
+        auto_renew, cancel_at_period_end, ordinal, value, period_start, period_end,
+        anchor_months, looks, revision, create_time, update_time)
+    SELECT gen_random_uuid(), lpad(to_hex(n), 32, '0')::uuid, 2, 'basic', %s, true,
+        false, 1, '29', now(), now() + interval '28 days', 1, 0, 1, now(), now()
+    FROM generate_series(1, %s) AS n WHERE n %% 13 <> 0
+"""
+RUNNING = """
+    INSERT INTO usage_reservations
+    SELECT gen_random_uuid(), lpad(to_hex(n), 32, '0')::uuid, 'architect',
+        'running_strategies', '', NULL, 2, now(), now(), now(), NULL
+    FROM generate_series(17, %s, 17) AS n
+"""
+UNSUBSCRIBED_EVERY, RUNNING_EVERY = 13, 17
 ACCEPTED = (
     # Type, major version; numbers, divided by this, that leave one of these.
     (TERMS, 1, 4, [1, 3]),
@@ -90,6 +108,8 @@ def fill(running: Service) -> None:
     for kind, major, divisor, rest in ACCEPTED:
         text = texts[kind, major]
         sql.run(ACCEPTANCES, text, kind, major, MANY, divisor, rest)
+    sql.run(SUBSCRIPTIONS, Jsonb(plan_column(PLANS["basic"])), MANY)
+    sql.run(RUNNING, MANY)
     sql.run("ANALYZE")
 
 
@@ -127,6 +147,12 @@ def wanted(number: int) -> list[tuple[str, dict[str, str]]]:
         found.append(("KYC_REQUIRED", told))
     if number % SCREENED_EVERY == 0:
         found.append(("WALLET_SCREENED", {}))
+    metric = {"metric": "running_strategies"}
+    if number % UNSUBSCRIBED_EVERY == 0:
+        plans = {"required_plan": "basic", "current_plan": "free"}
+        found.append(("TIER_INSUFFICIENT", {**plans, **metric}))
+    elif number % RUNNING_EVERY == 0:
+        found.append(("QUOTA_EXCEEDED", {**metric, "used": "1", "limit": "1"}))
     return found
 
 
@@ -180,8 +206,9 @@ def test_a_batch_answers_each_as_when_asked_alone(
         assert said(answer.denials) == wanted(number)
         assert answer.allowed == (not answer.denials)
         kinds.add(tuple(reason for reason, _ in said(answer.denials)))
-    # Every set of four reasons, none of them too, and the unknown.
-    assert len(kinds) == 2**4 + 1
+    # Every set of four reasons, none of them too, with either of two more or neither;
+    # and the unknown.
+    assert len(kinds) == 2**4 * 3 + 1
     alone = rounds(100, MANY)
     for answer in answers[:alone]:
         only = ask.one(answer.user_id)

@@ -13,15 +13,17 @@ from grpc import StatusCode
 from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier.v1.denial_pb2 import Consistency, Denial, Remedy
 from pourtier.v1.user_pb2 import KycLevel
+from pourtier_grpc.billing import months
 from pourtier_grpc.config import ConfigError, Settings
 from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.server import Server
 from support.api import refusal
 from support.callers import BY_COMMAND, Person, administration, api_key, person
-from support.deployments import Asker, metadata_of
+from support.deployments import Asker, deployer, metadata_of
 from support.legal import RISK, TERMS, accept, publish, standing, withdraw
 from support.servers import Databases
 from support.service import Service, service
+from support.usage import Meter
 from support.waiting import eventually
 
 SCOPE = "deployments.validate"
@@ -63,7 +65,7 @@ def link(of: Service, user_id: str, address: str) -> None:
 
 class TestReasons:
     def test_who_meets_every_rule_may(self, shared: Service) -> None:
-        ask, ann = asker(shared), person(shared)
+        ask, ann = asker(shared), deployer(shared)
         assert ask.one(ann.user_id).allowed
         assert ask.reasons(ann.user_id) == []
 
@@ -79,14 +81,14 @@ class TestReasons:
         ]
 
     def test_a_suspended_one_until_reinstated(self, shared: Service) -> None:
-        ask, ann = asker(shared), person(shared)
+        ask, ann = asker(shared), deployer(shared)
         administration(shared).suspend(UUID(ann.user_id), BY_COMMAND)
         assert ask.reasons(ann.user_id) == ["USER_SUSPENDED"]
         administration(shared).reinstate(UUID(ann.user_id), BY_COMMAND)
         assert ask.reasons(ann.user_id) == []
 
     def test_an_identity_must_be_checked_far_enough(self, strict: Service) -> None:
-        ask, ann = asker(strict), person(strict)
+        ask, ann = asker(strict), deployer(strict)
         answer = ask.one(ann.user_id)
         assert [each.reason for each in answer.denials] == ["KYC_REQUIRED"]
         told = {"kyc_level": "NONE", "required_kyc_level": "BASIC"}
@@ -98,7 +100,7 @@ class TestReasons:
             assert standing(strict, ann.bearer).compliant
 
     def test_one_screened_wallet_of_many_is_enough(self, strict: Service) -> None:
-        ask, ann = asker(strict), person(strict)
+        ask, ann = asker(strict), deployer(strict)
         set_kyc(strict, ann.user_id, KycLevel.KYC_LEVEL_FULL)
         link(strict, ann.user_id, DevWallet.generate().address)
         assert ask.reasons(ann.user_id) == []
@@ -123,13 +125,49 @@ class TestReasons:
             ("CONSENT_REQUIRED", Remedy.REMEDY_ACCEPT_DOCUMENTS),
             ("KYC_REQUIRED", Remedy.REMEDY_VERIFY_IDENTITY),
             ("WALLET_SCREENED", Remedy.REMEDY_CONTACT_SUPPORT),
+            ("TIER_INSUFFICIENT", Remedy.REMEDY_CHANGE_PLAN),
         ]
         assert metadata_of(answer) == [
             {},
             {"missing": "TERMS_OF_SERVICE,RISK_DISCLOSURE"},
             {"kyc_level": "NONE", "required_kyc_level": "FULL"},
             {},
+            {
+                "required_plan": "basic",
+                "current_plan": "free",
+                "metric": "running_strategies",
+            },
         ]
+
+    def test_a_plan_must_have_a_place_for_one_more(self, shared: Service) -> None:
+        ask, ann, meter = asker(shared), deployer(shared), Meter(shared)
+        place = meter.place(ann.user_id)
+        answer = ask.one(ann.user_id)
+        assert list(answer.denials) == [
+            Denial(
+                reason="QUOTA_EXCEEDED",
+                remedy=Remedy.REMEDY_FREE_QUOTA,
+                metadata={"metric": "running_strategies", "used": "1", "limit": "1"},
+            )
+        ]
+        meter.commit(place)
+        assert ask.reasons(ann.user_id) == ["QUOTA_EXCEEDED"]
+        meter.release(place)
+        assert ask.reasons(ann.user_id) == []
+
+    def test_a_place_lapses_and_a_plan_ends_by_the_clock(self, own: Service) -> None:
+        ask, ann = asker(own), deployer(own)
+        Meter(own).place(ann.user_id)
+        own.clock.move(minutes=5, microseconds=-1)
+        assert ask.reasons(ann.user_id) == ["QUOTA_EXCEEDED"]
+        own.clock.move(microseconds=1)
+        assert ask.reasons(ann.user_id) == []
+        end = months.later(own.clock.now() - timedelta(minutes=5), 1)
+        left = end + timedelta(hours=24) - own.clock.now()
+        own.clock.move(seconds=left.total_seconds(), microseconds=-1)
+        assert ask.reasons(ann.user_id) == []
+        own.clock.move(microseconds=1)
+        assert ask.reasons(ann.user_id) == ["TIER_INSUFFICIENT"]
 
 
 class TestConsent:
@@ -137,11 +175,11 @@ class TestConsent:
 
     @pytest.fixture
     def ann(self, own: Service) -> Person:
-        return person(own)
+        return deployer(own)
 
     @pytest.fixture
     def bob(self, own: Service) -> Person:
-        return person(own)
+        return deployer(own)
 
     @pytest.fixture
     def missing(self, own: Service) -> Callable[[Person], str]:
@@ -274,7 +312,7 @@ class TestScreeningList:
         file = tmp_path / "screened"
         file.write_text("# nobody\n")
         with service(databases, screened_wallets_file=file) as running:
-            ask, ann = asker(running), person(running)
+            ask, ann = asker(running), deployer(running)
 
             def told() -> list[str]:
                 return [each.reason for each in ask.one(ann.user_id).denials]
@@ -317,7 +355,7 @@ class TestRequests:
         assert caught[0].violations == ["consistency"]
 
     def test_asking_writes_nothing(self, shared: Service) -> None:
-        ask, ann = asker(shared), person(shared)
+        ask, ann = asker(shared), deployer(shared)
         ask.one(ann.user_id)
         before = shared.sql.everything()
         ask.one(ann.user_id)

@@ -9,7 +9,12 @@ from typing import Any, TypedDict, TypeVar, cast
 import grpc
 import pytest
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import (
+    BadRequest,
+    ErrorInfo,
+    QuotaFailure,
+    RetryInfo,
+)
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
@@ -18,6 +23,7 @@ from pourtier.v1.auth_service_pb2_grpc import AuthServiceStub
 from pourtier.v1.compliance_service_pb2_grpc import ComplianceServiceStub
 from pourtier.v1.escrow_service_pb2_grpc import EscrowServiceStub
 from pourtier.v1.status_service_pb2_grpc import StatusServiceStub
+from pourtier.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 from pourtier.v1.user_service_pb2_grpc import UserServiceStub
 from pourtier_grpc.devtools.wallet import DevWallet
 
@@ -48,6 +54,11 @@ class Refused(Exception):  # noqa: N818 - reads as what happened
             violation.field
             for bad in _details(status, BadRequest)
             for violation in bad.field_violations
+        ]
+        self.quotas = [
+            violation
+            for failure in _details(status, QuotaFailure)
+            for violation in failure.violations
         ]
         self.retry = next(iter(_details(status, RetryInfo)), None)
 
@@ -82,6 +93,7 @@ class Api:
         self.compliance = ComplianceServiceStub(self.channel)
         self.escrow = EscrowServiceStub(self.channel)
         self.status = StatusServiceStub(self.channel)
+        self.subscriptions = SubscriptionServiceStub(self.channel)
 
     def close(self) -> None:
         self.channel.close()

@@ -8,6 +8,8 @@ from typing import Any
 
 from pourtier.v1 import compliance_service_pb2 as pb
 from pourtier.v1.denial_pb2 import Consistency
+from support.billing import granted
+from support.callers import Person, person
 from support.service import Service
 
 ANY = Consistency.CONSISTENCY_UNSPECIFIED
@@ -44,6 +46,13 @@ class Asker:
         assert (among.allowed, among.denials) == (answer.allowed, answer.denials)
         assert answer.allowed == (not answer.denials)
         return [each.reason for each in answer.denials]
+
+
+def deployer(service: Service, **fields: Any) -> Person:
+    """A new account with a plan by which it may deploy."""
+    made = person(service, **fields)
+    granted(service, made.user_id)
+    return made
 
 
 def metadata_of(answer: pb.ValidateDeploymentResponse) -> list[dict[str, Any]]:

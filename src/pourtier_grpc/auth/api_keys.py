@@ -29,7 +29,14 @@ PREFIX_BYTES = 6
 SECRET_BYTES = 32
 _log = structlog.get_logger("pourtier.api_keys")
 # Every scope that a policy of the contract asks for; a test compares them.
-SCOPES = ("auth.introspect", "deployments.validate", "users.kyc", "users.read")
+SCOPES = (
+    "auth.introspect",
+    "deployments.validate",
+    "entitlements.check",
+    "usage.write",
+    "users.kyc",
+    "users.read",
+)
 NAME = re.compile(r"[a-z][a-z0-9-]{0,63}", re.ASCII)
 FORM = re.compile(r"ptk_([0-9a-f]{12})_([0-9a-f]{64})", re.ASCII)
 

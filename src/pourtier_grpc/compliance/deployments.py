@@ -8,26 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 
 from pourtier.v1 import compliance_service_pb2 as pb
 from pourtier.v1.denial_pb2 import Consistency, Denial, Remedy
+from pourtier.v1.plan_pb2 import Plan
 from pourtier.v1.user_pb2 import KycLevel, UserStatus
+from pourtier_grpc.billing.in_force import in_force
+from pourtier_grpc.billing.quotas import Quotas
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.compliance.documents import missing_names
 from pourtier_grpc.compliance.screening import Screening
 from pourtier_grpc.errors import ErrorReason
 from pourtier_grpc.store.deployment_facts import DeploymentReader, UserFacts
 from pourtier_grpc.store.documents import Version
+from pourtier_grpc.store.usage import STRATEGIES
+from pourtier_grpc.users.denials import SUSPENDED, denial, unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What everybody must meet at one moment."""
+    """What everybody must meet at one moment.
+
+    `free` is the plan of whoever has taken none.
+    """
 
     required: frozenset[Version]
     kyc_level: KycLevel.ValueType
     screening: Screening
+    free: Plan
+    quotas: Quotas
+    now: datetime
 
 
 # Why the rules deny it to a user, or None. Denials are shared: nobody changes one.
@@ -48,12 +60,16 @@ class Deployments:
         quick: DeploymentReader,
         screening: Screening,
         required_kyc_level: KycLevel.ValueType,
+        free: Plan,
+        quotas: Quotas,
         clock: Clock,
     ) -> None:
         self._present = present
         self._quick = quick
         self._screening = screening
         self._required_kyc_level = required_kyc_level
+        self._free = free
+        self._quotas = quotas
         self._clock = clock
 
     def validate(
@@ -63,16 +79,20 @@ class Deployments:
         fresh = consistency == Consistency.CONSISTENCY_FULLY_CONSISTENT
         reader = self._present if fresh else self._quick
         ids = [each.lower() for each in user_ids]
-        facts = reader.read(ids, self._clock.now())
+        now = self._clock.now()
+        facts = reader.read(ids, now)
         rules = Rules(
             required=facts.required,
             kyc_level=self._required_kyc_level,
             screening=self._screening,
+            free=self._free,
+            quotas=self._quotas,
+            now=now,
         )
         answer = pb.BatchValidateDeploymentsResponse()
         for asked, user_id in zip(user_ids, ids, strict=True):
             user = facts.users.get(user_id)
-            denials = [_unknown(user_id)] if user is None else denials_of(user, rules)
+            denials = [unknown(user_id)] if user is None else denials_of(user, rules)
             # In its place at once: a message that is put into another is copied.
             answer.results.add(user_id=asked, allowed=not denials, denials=denials)
         return answer
@@ -80,12 +100,12 @@ class Deployments:
 
 def denials_of(user: UserFacts, rules: Rules) -> list[Denial]:
     """Every reason against a user, in the order of the checks."""
-    return [denial for check in CHECKS if (denial := check(user, rules)) is not None]
+    return [found for check in CHECKS if (found := check(user, rules)) is not None]
 
 
 def is_active(user: UserFacts, _: Rules) -> Denial | None:
     """USER_SUSPENDED, unless the account is in good standing."""
-    return None if user.status == UserStatus.USER_STATUS_ACTIVE else _SUSPENDED
+    return None if user.status == UserStatus.USER_STATUS_ACTIVE else SUSPENDED
 
 
 def has_consented(user: UserFacts, rules: Rules) -> Denial | None:
@@ -105,27 +125,24 @@ def is_served(user: UserFacts, rules: Rules) -> Denial | None:
     return _SCREENED if rules.screening.is_screened(user.wallets) else None
 
 
-CHECKS: tuple[Check, ...] = (is_active, has_consented, is_identified, is_served)
+def has_room(user: UserFacts, rules: Rules) -> Denial | None:
+    """TIER_INSUFFICIENT or QUOTA_EXCEEDED, unless one more strategy may run."""
+    plan = in_force(user.term, rules.free, rules.now).plan
+    return rules.quotas.deny_metric(plan, STRATEGIES, user.strategies)
 
 
-def _denial(
-    reason: ErrorReason.ValueType, remedy: Remedy.ValueType, **metadata: str
-) -> Denial:
-    name = ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
-    return Denial(reason=name, remedy=remedy, metadata=metadata)
-
-
-def _unknown(user_id: str) -> Denial:
-    return _denial(
-        ErrorReason.ERROR_REASON_USER_NOT_FOUND,
-        Remedy.REMEDY_REGISTER,
-        user_id=user_id,
-    )
+CHECKS: tuple[Check, ...] = (
+    is_active,
+    has_consented,
+    is_identified,
+    is_served,
+    has_room,
+)
 
 
 @lru_cache(maxsize=64)
 def _consent_required(missing: frozenset[Version]) -> Denial:
-    return _denial(
+    return denial(
         ErrorReason.ERROR_REASON_CONSENT_REQUIRED,
         Remedy.REMEDY_ACCEPT_DOCUMENTS,
         missing=missing_names(missing),
@@ -134,7 +151,7 @@ def _consent_required(missing: frozenset[Version]) -> Denial:
 
 @lru_cache(maxsize=64)
 def _kyc_required(present: KycLevel.ValueType, required: KycLevel.ValueType) -> Denial:
-    return _denial(
+    return denial(
         ErrorReason.ERROR_REASON_KYC_REQUIRED,
         Remedy.REMEDY_VERIFY_IDENTITY,
         kyc_level=KycLevel.Name(present).removeprefix("KYC_LEVEL_"),
@@ -142,9 +159,6 @@ def _kyc_required(present: KycLevel.ValueType, required: KycLevel.ValueType) -> 
     )
 
 
-_SUSPENDED = _denial(
-    ErrorReason.ERROR_REASON_USER_SUSPENDED, Remedy.REMEDY_CONTACT_SUPPORT
-)
-_SCREENED = _denial(
+_SCREENED = denial(
     ErrorReason.ERROR_REASON_WALLET_SCREENED, Remedy.REMEDY_CONTACT_SUPPORT
 )

@@ -9,7 +9,12 @@ import grpc
 import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import (
+    BadRequest,
+    ErrorInfo,
+    QuotaFailure,
+    RetryInfo,
+)
 from google.rpc.status_pb2 import Status
 
 from pourtier_grpc.call import Call, Handler, Method
@@ -177,6 +182,20 @@ def status_of(error: PourtierError) -> Status:
                         reason=violation.rule,
                     )
                     for violation in error.violations
+                ]
+            )
+        )
+    if error.quotas:
+        details.append(
+            QuotaFailure(
+                violations=[
+                    QuotaFailure.Violation(
+                        subject=quota.subject,
+                        description=quota.description,
+                        quota_metric=quota.metric,
+                        quota_value=quota.limit,
+                    )
+                    for quota in error.quotas
                 ]
             )
         )

@@ -18,6 +18,7 @@ from sqlalchemy import (
     cast,
     func,
     select,
+    true,
 )
 from sqlalchemy.types import NullType
 
@@ -26,11 +27,13 @@ from pourtier.v1.user_pb2 import KycLevel, UserStatus
 from pourtier_grpc.store import documents
 from pourtier_grpc.store.documents import Version
 from pourtier_grpc.store.engine import Database, Reader
+from pourtier_grpc.store.plan_terms import PlanTerm, live_of, read_term
 from pourtier_grpc.store.tables import (
     document_acceptances,
     users,
     wallets,
 )
+from pourtier_grpc.store.usage import STRATEGIES, held_by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +41,16 @@ class UserFacts:
     """A user, as far as it matters.
 
     `wallets` are addresses. `accepted` is all that the user ever agreed to, whatever
-    has become of the texts.
+    has become of the texts. `term` is None of whoever has taken no plan; `strategies`
+    is how many places of running strategies are taken.
     """
 
     status: UserStatus.ValueType
     kyc_level: KycLevel.ValueType
     wallets: tuple[str, ...]
     accepted: frozenset[Version]
+    term: PlanTerm | None
+    strategies: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,19 +85,25 @@ class DeploymentFactStore:
             # Before the acceptances, which are only ever added to: who accepts in
             # between what has just come into force is not denied for it.
             required = documents.required(reader, now)
-            return DeploymentFacts(required=required, users=_users(reader, user_ids))
+            return DeploymentFacts(
+                required=required, users=_users(reader, user_ids, now)
+            )
 
 
-def _users(reader: Reader, user_ids: Sequence[str]) -> dict[str, UserFacts]:
-    rows: Iterable[Any] = reader.run(_USERS, {"ids": list(user_ids)})
+def _users(
+    reader: Reader, user_ids: Sequence[str], now: datetime
+) -> dict[str, UserFacts]:
+    rows: Iterable[Any] = reader.run(_USERS, {"ids": list(user_ids), "now": now})
     return {
         user_id: UserFacts(
             status=status,
             kyc_level=kyc_level,
             wallets=tuple(addresses or ()),
             accepted=_versions(accepted or ""),
+            term=read_term(*term),
+            strategies=strategies,
         )
-        for user_id, status, kyc_level, addresses, accepted in rows
+        for user_id, status, kyc_level, addresses, accepted, strategies, *term in rows
     }
 
 
@@ -123,13 +135,22 @@ def _accepted_by_user() -> Any:
     )
 
 
+_LIVE = live_of(users.c.user_id)
 # Ids come and go as text: ten thousand objects of Python are not made of them. What
 # belongs to a user is looked up for each: a join would be planned for ten ids, since
 # PostgreSQL does not see how many an array holds, and be very slow for ten thousand.
-_USERS: Select[Any] = select(
-    cast(users.c.user_id, Text),
-    users.c.status,
-    users.c.kyc_level,
-    _addresses_of_user(),
-    _accepted_by_user(),
-).where(users.c.user_id == any_(cast(bindparam("ids", type_=ARRAY(Text)), ARRAY(Uuid))))
+_USERS: Select[Any] = (
+    select(
+        cast(users.c.user_id, Text),
+        users.c.status,
+        users.c.kyc_level,
+        _addresses_of_user(),
+        _accepted_by_user(),
+        held_by(users.c.user_id, STRATEGIES),
+        *_LIVE.c,
+    )
+    .select_from(users.outerjoin(_LIVE, true()))
+    .where(
+        users.c.user_id == any_(cast(bindparam("ids", type_=ARRAY(Text)), ARRAY(Uuid)))
+    )
+)

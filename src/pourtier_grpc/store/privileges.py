@@ -112,7 +112,8 @@ SERVING: Mapping[str, tuple[str, ...]] = {
     "refunds": (*ADD, f"UPDATE ({', '.join(REFUND_CHANGES)})"),
     "charging_holds": CHANGE,
     "unmatched_charges": CHANGE,
-    "usage": ADD,
+    # Only to be locked.
+    "usage": (*ADD, "UPDATE (user_id)"),
     "usage_counters": CHANGE,
     "usage_reservations": CHANGE,
     VERSION_TABLE: READ,

@@ -16,8 +16,10 @@ from sqlalchemy import (
 
 from pourtier_grpc.store.schema import metadata, time_column
 
-# `RESERVATION_STATE_RESERVED` and `_COMMITTED`, as indexes say them.
-HELD = (1, 2)
+# What holds a place, unless its time is over, as indexes say it: what is RESERVED, and
+# what is COMMITTED of a metric that is not counted by period. A committed backtest is
+# in its counter.
+HELD = "state = 1 OR (state = 2 AND period_start IS NULL)"
 
 # Locked by whoever takes a place of a user's.
 usage = Table(
@@ -55,13 +57,13 @@ usage_reservations = Table(
         "usage_reservations_held_idx",
         "user_id",
         "metric",
-        postgresql_where=text(f"state IN {HELD}"),
+        postgresql_where=text(HELD),
     ),
     Index(
         "usage_reservations_service_idx",
         "service",
         "create_time",
         "reservation_id",
-        postgresql_where=text(f"state IN {HELD}"),
+        postgresql_where=text(HELD),
     ),
 )

@@ -8,12 +8,22 @@ from typing import Any
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import (
+    BadRequest,
+    ErrorInfo,
+    QuotaFailure,
+    RetryInfo,
+)
 from grpc import StatusCode
 from structlog.testing import capture_logs
 
 from pourtier_grpc.call import Call
-from pourtier_grpc.errors import ErrorReason, FieldViolation, PourtierError
+from pourtier_grpc.errors import (
+    ErrorReason,
+    FieldViolation,
+    PourtierError,
+    QuotaViolation,
+)
 from pourtier_grpc.interceptors.error_mapping import CODE_OF_REASON, status_of
 from support.api import refusal
 from unit.interceptors.rig import Rig
@@ -97,6 +107,23 @@ class TestOnTheWire:
         (bad,) = details(error, BadRequest)
         (told,) = bad.field_violations
         assert (told.field, told.description, told.reason) == ("a.b", "too long", "max")
+
+    def test_a_quota_is_told_with_whose_it_is_and_how_high(self) -> None:
+        quota = QuotaViolation(
+            subject="user:1", description="no more", metric="backtests", limit=100
+        )
+        error = PourtierError(
+            ErrorReason.ERROR_REASON_QUOTA_EXCEEDED, "", quotas=[quota]
+        )
+        (failure,) = details(error, QuotaFailure)
+        assert list(failure.violations) == [
+            QuotaFailure.Violation(
+                subject="user:1",
+                description="no more",
+                quota_metric="backtests",
+                quota_value=100,
+            )
+        ]
 
     def test_nothing_is_told_twice(self) -> None:
         error = PourtierError(

@@ -20,7 +20,7 @@ SOURCE = ROOT / "src" / "pourtier_grpc"
 PREFIX = "ERROR_REASON_"
 REASONS = {name.removeprefix(PREFIX) for name, value in ErrorReason.items() if value}
 # Taken by the constructor itself; every other keyword is metadata.
-NOT_METADATA = {"violations", "retry_after"}
+NOT_METADATA = {"violations", "quotas", "retry_after"}
 PROTO = (ROOT / "protos" / "pourtier" / "v1" / "error_reason.proto").read_text()
 VALUE = re.compile(r"((?:  //[^\n]*\n)+)  ERROR_REASON_(\w+) = (\d+);")
 

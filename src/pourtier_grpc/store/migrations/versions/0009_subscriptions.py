@@ -196,12 +196,12 @@ STATEMENTS = (
     """,
     """
     CREATE INDEX usage_reservations_held_idx ON usage_reservations (user_id, metric)
-        WHERE state IN (1, 2)
+        WHERE state = 1 OR (state = 2 AND period_start IS NULL)
     """,
     """
     CREATE INDEX usage_reservations_service_idx
         ON usage_reservations (service, create_time, reservation_id)
-        WHERE state IN (1, 2)
+        WHERE state = 1 OR (state = 2 AND period_start IS NULL)
     """,
 )
 
