@@ -40,9 +40,8 @@ class Failpoint(StrEnum):
     CHARGE_ASKED = "charge.asked"
     CHARGE_SETTLED = "charge.settled"
     CHARGE_NOTED = "charge.noted"
-    # A worker's: charges were claimed that others left open; Passeur was asked.
+    # A worker's: charges were claimed that others left open. What follows is a charge's.
     RECOVERY_CLAIMED = "recovery.claimed"
-    RECOVERY_ASKED = "recovery.asked"
     # A worker's: subscriptions were claimed that are due.
     RENEWAL_CLAIMED = "renewal.claimed"
     REFUND_WRITTEN = "refund.written"

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import inspect
 
-from e2e import test_consent_processes, test_event_relay, test_transfer_processes
+from e2e import (
+    test_charge_processes,
+    test_consent_processes,
+    test_event_relay,
+    test_transfer_processes,
+)
 from pourtier_grpc.failpoints import Failpoint
 from support.crashes import flow_of
 
-MODULES = (test_consent_processes, test_event_relay, test_transfer_processes)
+MODULES = (
+    test_charge_processes,
+    test_consent_processes,
+    test_event_relay,
+    test_transfer_processes,
+)
 
 
 def test_every_flow_with_points_has_a_test_that_kills_at_all_of_them() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
-from e2e.transfer_rig import KEY, MOVES, House, at_last, house
+from e2e.house import KEY, House, at_last
+from e2e.transfer_rig import MOVES, TransferHouse, house
 from pourtier.v1 import escrow_service_pb2 as pb
 from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier.v1.user_pb2 import User
@@ -94,7 +95,7 @@ def test_what_passeur_did_without_an_answer_is_known_soon(
 _lock = threading.Lock()
 
 
-def made_row(made: House, transfer: pb.Transaction) -> dict[str, Any]:
+def made_row(made: TransferHouse, transfer: pb.Transaction) -> dict[str, Any]:
     # One connection, and many threads.
     with _lock:
         return made.sql.one(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from datetime import datetime
 from decimal import Decimal
 
 import pytest
@@ -14,7 +12,7 @@ from pourtier.v1 import subscription_pb2 as pb
 from pourtier_grpc.billing import months
 from pourtier_grpc.config import Settings
 from support.api import refusal
-from support.callers import Person, person
+from support.callers import person
 from support.escrow import escrowed
 from support.passeur import PasseurSim
 from support.service import Service
@@ -24,6 +22,7 @@ from support.subscriptions import (
     CONFIRMED,
     EXPIRED,
     FAILED,
+    again,
     agree,
     cancel,
     change_plan,
@@ -37,6 +36,7 @@ from support.subscriptions import (
     reactivate,
     subscribe,
     told,
+    until,
     update,
     work,
 )
@@ -257,17 +257,6 @@ class TestEnding:
             own, whose, made.subscription_id, mask=["auto_renew"], auto_renew=True
         )
         assert on.auto_renew
-
-
-def until(service: Service, then: datetime) -> None:
-    """Moves the time on to a moment."""
-    service.clock.move(seconds=(then - service.clock.now()).total_seconds())
-
-
-def again(service: Service, whose: Person) -> Person:
-    """Somebody who signs in again, since sessions end sooner than months."""
-    tokens = service.api.login(whose.wallet).tokens
-    return replace(whose, tokens=tokens)
 
 
 def test_renewed_by_the_month(own: Service, sim: PasseurSim) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -138,6 +139,17 @@ def work(service: Service) -> None:
     made = billing(service)
     while made.renewals.renew() or made.collecting.recover():
         pass
+
+
+def until(service: Service, then: datetime) -> None:
+    """Moves the time on to a moment."""
+    service.clock.move(seconds=(then - service.clock.now()).total_seconds())
+
+
+def again(service: Service, whose: Person) -> Person:
+    """Somebody who signs in again, since sessions end sooner than months."""
+    tokens = service.api.login(whose.wallet).tokens
+    return replace(whose, tokens=tokens)
 
 
 def paid(sim: PasseurSim, whose: Person) -> list[Decimal]:

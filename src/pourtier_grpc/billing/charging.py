@@ -163,7 +163,10 @@ class Charging:
             if charge is None or not charge.is_open:
                 # It was refused since, and its key is free again.
                 return None
-            return self._outcomes.now(charge).answer()
+            answer = self._outcomes.now(charge).answer()
+            # What they are told now, they are told ever after.
+            idempotency.complete(tx, charge_id, answer, self._clock.now())
+            return answer
 
         return self._twins.join(charge_id, take_over)
 

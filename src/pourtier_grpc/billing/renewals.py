@@ -232,7 +232,9 @@ class Renewals:
         user_id, subscription_id = due
         with self._database.transaction() as tx:
             record = subscriptions.lock(tx, user_id, subscription_id)
-            if record is not None and record.charge_id is None:
+            # Its owner may have paid by hand while the escrow was looked at.
+            waits = record is not None and record.status in (PAST_DUE, EXPIRED)
+            if record is not None and waits and record.charge_id is None:
                 self._book.put_off_look(tx, record)
             tx.commit()
 
