@@ -168,6 +168,9 @@ class TestRequests:
     def test_asking_writes_nothing(
         self, shared: Service, meter: Meter, ann: str
     ) -> None:
+        # The first use of the API key is noted, and the first bearer is of a session.
+        meter.check(ann, metric=STRATEGIES)
+        meter.usage_of(ann)
         before = shared.sql.everything()
         meter.check(ann, metric=STRATEGIES)
         meter.check_all([EntitlementQuestion(user_id=ann, metric=BACKTESTS)])

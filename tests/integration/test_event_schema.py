@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,17 +14,24 @@ import redis
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier.v1.user_pb2 import User
+from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.contract import ROOT
 from pourtier_grpc.store.event_types import DEFINITIONS, ENVELOPE, EventType
 from pourtier_grpc.store.outbox import OutboxEvent
-from support import legal
+from support import escrow, legal, subscriptions
 from support.api import refusal
 from support.callers import Person, admin, person, suspend
 from support.events import Outbox, outbox_on
+from support.passeur import PasseurSim
 from support.servers import redis as redis_server
 from support.service import Service
 
 DOCUMENT = (ROOT / "docs" / "events.md").read_text()
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings], sim: PasseurSim) -> Settings:
+    return make_settings(passeur_url=sim.url)
 
 
 def publish(service: Service, _: Person) -> None:
@@ -66,6 +74,39 @@ def be_suspended(service: Service, ann: Person) -> None:
     suspend(service, admin(service).bearer, ben.user_id)
 
 
+def signed_in_again(service: Service, ann: Person) -> Person:
+    """Her, after her session has ended in months that have passed."""
+    return replace(ann, tokens=service.api.login(ann.wallet).tokens)
+
+
+def buy(service: Service, ann: Person) -> None:
+    subscriptions.subscribe(service, ann)
+
+
+def change_mind(service: Service, ann: Person) -> None:
+    (live,) = subscriptions.listed(service, ann)
+    subscriptions.update(service, ann, live.subscription_id, auto_renew=False)
+    subscriptions.update(service, ann, live.subscription_id, auto_renew=True)
+
+
+def let_it_renew(service: Service, _: Person) -> None:
+    service.clock.move(days=31)
+    subscriptions.work(service)
+
+
+def cancel(service: Service, ann: Person) -> None:
+    ann = signed_in_again(service, ann)
+    (live,) = subscriptions.listed(service, ann)
+    subscriptions.cancel(service, ann, live.subscription_id)
+    let_it_renew(service, ann)
+
+
+def let_it_expire(service: Service, ann: Person) -> None:
+    ann = signed_in_again(service, ann)
+    subscriptions.subscribe(service, ann, auto_renew=False)
+    let_it_renew(service, ann)
+
+
 STORIES: dict[EventType, Callable[[Service, Person], None]] = {
     EventType.USER_CREATED: register,
     EventType.USER_UPDATED: update,
@@ -74,6 +115,12 @@ STORIES: dict[EventType, Callable[[Service, Person], None]] = {
     EventType.SESSION_REUSE_DETECTED: be_robbed,
     EventType.LEGAL_DOCUMENT_PUBLISHED: publish,
     EventType.LEGAL_DOCUMENT_ACCEPTED: accept,
+    # These take months: they come last.
+    EventType.SUBSCRIPTION_ACTIVATED: buy,
+    EventType.SUBSCRIPTION_CHANGED: change_mind,
+    EventType.SUBSCRIPTION_RENEWED: let_it_renew,
+    EventType.SUBSCRIPTION_CANCELLED: cancel,
+    EventType.SUBSCRIPTION_EXPIRED: let_it_expire,
 }
 
 
@@ -100,10 +147,11 @@ def heard(box: Outbox) -> dict[str, str]:
 
 
 def test_every_type_happens_and_arrives_as_it_is_defined_and_documented(
-    own: Service, database_url: str
+    own: Service, database_url: str, sim: PasseurSim
 ) -> None:
     legal.publish_all(own)
     ann = person(own, accepted_document_ids=legal.in_force(own))
+    escrow.funded(own, sim, ann, "100")
     assert set(STORIES) == set(EventType)
     for story in STORIES.values():
         story(own, ann)

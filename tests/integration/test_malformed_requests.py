@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -18,7 +19,9 @@ from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1 import compliance_service_pb2 as compliance_pb
 from pourtier.v1 import escrow_service_pb2 as escrow_pb
 from pourtier.v1 import status_service_pb2 as status_pb
+from pourtier.v1 import subscription_service_pb2 as subscription_pb
 from pourtier.v1 import user_service_pb2 as user_pb
+from pourtier.v1.subscription_pb2 import Subscription
 from pourtier.v1.user_pb2 import KycLevel, User
 from pourtier_grpc.call import methods_of
 from pourtier_grpc.devtools.wallet import DevWallet
@@ -29,9 +32,10 @@ from support.service import Service
 
 pytestmark = pytest.mark.no_cover  # others run the same code
 
+FILES = (pb, user_pb, compliance_pb, escrow_pb, status_pb, subscription_pb)
 SERVICES = [
     (auth, method)
-    for file in (pb, user_pb, compliance_pb, escrow_pb, status_pb)
+    for file in FILES
     for auth in file.DESCRIPTOR.services_by_name.values()
     for method in auth.methods
 ]
@@ -54,12 +58,18 @@ GOOD: dict[str, dict[str, Any]] = {
     "SuspendUser": ACT,
     "ReinstateUser": ACT,
     "SetKycLevel": {**ACT, "kyc_level": KycLevel.KYC_LEVEL_BASIC},
+    "UpdateSubscription": {"subscription_id": NOBODY, "subscription": Subscription()},
+    "CreateSubscription": {"plan_id": "basic"},
+    "ChangePlan": {"subscription_id": NOBODY, "plan_id": "basic"},
+    "PreviewChange": {"subscription_id": NOBODY, "plan_id": "basic"},
+    "CheckEntitlement": {"user_id": NOBODY, "metric": "backtests"},
+    "ReserveUsage": {"user_id": NOBODY, "metric": "backtests"},
 }
 Callers = Callable[[str], tuple[tuple[str, str], ...]]
 # Texts that may be long, and from how many characters on they are too long.
 LONG = {("PublishDocument", "content"): 512 * 1024 + 1}
 # Texts that somebody else chose the bounds of: a mask is protobuf's own.
-UNBOUNDED = {("UpdateMe", "paths")}
+UNBOUNDED = {("UpdateMe", "paths"), ("UpdateSubscription", "paths")}
 # What nobody can change is not looked at, beyond its bounds; nobody has such an e-mail
 # address or wallet; and whatever is no token of ours is not active.
 TAKEN_AS_THEY_ARE = {
@@ -72,6 +82,10 @@ TAKEN_AS_THEY_ARE = {
 }
 
 
+# Messages in a request that have texts of their own.
+NESTED = {"user", "update_mask", "subscription", "questions"}
+
+
 def strings(name: str) -> list[tuple[str, list[str]]]:
     """Every text field of a method's request, as the path to it."""
     found = []
@@ -80,7 +94,7 @@ def strings(name: str) -> list[tuple[str, list[str]]]:
         for field in message.fields:
             if field.type == FieldDescriptor.TYPE_STRING:
                 found.append((name, [*path, field.name]))
-            elif field.name in {"user", "update_mask"}:
+            elif field.name in NESTED:
                 walk(field.message_type, [*path, field.name])
 
     walk(METHODS[name][1], [])
@@ -118,6 +132,8 @@ def request_with(service: Service, name: str, path: list[str], value: str) -> Me
     parent = request
     for each in parents:
         parent = getattr(parent, each)
+        if hasattr(parent, "add"):
+            parent = parent.add()
     if parent.DESCRIPTOR.fields_by_name[last].is_repeated:
         getattr(parent, last).append(value)
     else:
@@ -164,7 +180,8 @@ def test_a_text_that_is_too_long_is_refused_by_its_name(
     with refusal("INVALID_FIELD", StatusCode.INVALID_ARGUMENT) as caught:
         send_raw(shared, name, request.SerializeToString(), *callers(name))
     # What a method cannot do without is missing too.
-    assert ".".join(path) in {each.split("[")[0] for each in caught[0].violations}
+    named = {re.sub(r"\[\d+\]", "", each) for each in caught[0].violations}
+    assert ".".join(path) in named
     assert caught[0].metadata == {"field": caught[0].violations[0]}
     assert shared.sql.counts() == before
 

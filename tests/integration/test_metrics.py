@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,21 +21,26 @@ from structlog.testing import capture_logs
 from pourtier.v1.auth_service_pb2 import GetJwksRequest
 from pourtier.v1.status_service_pb2 import GetStatusRequest
 from pourtier.v1.user_service_pb2 import GetMeRequest
-from pourtier_grpc.devtools.contract import ROOT
 from pourtier_grpc.server import Server
 from support.api import Api, Refused, refusal
 from support.edge import Edge
 from support.json_api import JsonApi
 from support.ports import free_port
 from support.processes import serve_process, serving
-from support.scrapes import Scrape, read, scrape
+from support.scrapes import (
+    WORKERS,
+    Scrape,
+    assert_as_documented,
+    documented,
+    read,
+    scrape,
+)
 from support.servers import Databases
 from support.service import Service, service
 from support.waiting import eventually
 
 AUTH = "pourtier.v1.AuthService"
 USERS = "pourtier.v1.UserService"
-WORKERS = re.compile("pourtier_(worker|audit|events|escrow)_")
 
 
 def seen(of: Service | Server) -> Scrape:
@@ -262,26 +266,11 @@ class TestTheScrape:
             edge.call(edge.users.GetMe, GetMeRequest())
         edge.close()
         assert eventually(lambda: seen(own).total("pourtier_http_requests_total") == 1)
-        rows = re.findall(
-            r"^\| `(pourtier_\w+)` \| (\w+) \|([^|]*)\|",
-            (ROOT / "docs" / "metrics.md").read_text(),
-            re.MULTILINE,
-        )
-        documented = {
-            name: (kind, set(re.findall(r"`(\w+)`", labels)))
-            for name, kind, labels in rows
-        }
-        assert len(documented) == len(rows)
         found = seen(own)
         # A worker has some of its own; its test compares those.
-        ours = {name for name in documented if not WORKERS.match(name)}
+        ours = {name for name in documented() if not WORKERS.match(name)}
         assert ours == found.names
-        for family in found.families.values():
-            name = f"{family.name}_total" if family.type == "counter" else family.name
-            kind, labels = documented[name]
-            assert family.type == kind
-            for sample in family.samples:
-                assert sample.labels.keys() - {"le"} == labels, name
+        assert_as_documented(found)
 
     def test_versions_are_told(self, own: Service) -> None:
         found = seen(own)

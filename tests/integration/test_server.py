@@ -34,6 +34,7 @@ SERVICES = {
     "pourtier.v1.ComplianceService",
     "pourtier.v1.EscrowService",
     "pourtier.v1.StatusService",
+    "pourtier.v1.SubscriptionService",
     "pourtier.v1.UserService",
 }
 

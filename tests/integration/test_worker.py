@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from pourtier_grpc.config import load
-from pourtier_grpc.devtools.contract import ROOT
 from pourtier_grpc.server import descriptor_set
 from pourtier_grpc.store.keys import KeyUse
 from pourtier_grpc.store.privileges import Duty
@@ -28,7 +26,7 @@ from support.audit import Log, log_on
 from support.events import outbox_on
 from support.keys import in_state
 from support.roles import as_role
-from support.scrapes import Scrape, scrape
+from support.scrapes import WORKERS, Scrape, assert_as_documented, documented, scrape
 from support.servers import redis
 from support.waiting import eventually
 
@@ -186,6 +184,9 @@ def test_it_shows_its_loops_and_the_state_of_the_log(log: Log, make: Make) -> No
         "audit-state",
         "escrow-settlement",
         "escrow-state",
+        "renewals",
+        "charge-recovery",
+        "billing-state",
         "idempotency-sweep",
     }
     assert eventually(lambda: min(runs(worker, loop) for loop in loops) >= 1, within=30)
@@ -240,15 +241,16 @@ def test_without_a_redis_it_says_that_nothing_is_relayed(make: Make) -> None:
 
 def test_the_documentation_has_every_metric_of_a_worker(make: Make) -> None:
     worker = make()
-    text = (ROOT / "docs" / "metrics.md").read_text()
-    documented = set(re.findall(r"^\| `(pourtier_\w+)`", text, re.MULTILINE))
-    assert seen(worker).names <= documented
-    own = {
-        name
-        for name in documented
-        if re.match(r"pourtier_(worker|audit|events|escrow)_", name)
-    }
-    assert own <= seen(worker).names
+
+    def looked() -> bool:
+        # It has a sample for each plan, once it has looked.
+        return bool(seen(worker).values("pourtier_subscriptions_active_total"))
+
+    assert eventually(looked, within=20)
+    found = seen(worker)
+    assert found.names <= set(documented())
+    assert {name for name in documented() if WORKERS.match(name)} <= found.names
+    assert_as_documented(found)
 
 
 def test_its_scrape_shows_the_calls_of_every_service() -> None:

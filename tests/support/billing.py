@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 
 from pourtier.v1.plan_pb2 import Plan
 from pourtier.v1.subscription_pb2 import SubscriptionStatus
+from pourtier.v1.usage_pb2 import ReservationState
 from pourtier_grpc.billing import months
 from pourtier_grpc.billing.catalogue import read_catalogue
 from pourtier_grpc.store.subscriptions import plan_column
@@ -68,6 +69,24 @@ def grant(
     }
     _insert(beside, "subscription_periods", period)
     return UUID(str(row["subscription_id"]))
+
+
+def reserved(service: Service, user_id: str) -> UUID:
+    """The id of a place for a backtest that a service has taken for somebody."""
+    now, reservation_id = service.clock.now(), uuid4()
+    row = {
+        "reservation_id": reservation_id,
+        "user_id": user_id,
+        "service": "a test's",
+        "metric": "backtests",
+        "reference": "",
+        "period_start": now,
+        "state": ReservationState.RESERVATION_STATE_RESERVED,
+        "create_time": now,
+        "expire_time": now + timedelta(minutes=5),
+    }
+    _insert(service.sql, "usage_reservations", row)
+    return reservation_id
 
 
 def _insert(beside: Sql, table: str, row: dict[str, Any]) -> None:

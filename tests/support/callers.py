@@ -10,8 +10,9 @@ from uuid import UUID
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1 import user_service_pb2 as user_pb
 from pourtier.v1.user_pb2 import User
-from pourtier_grpc.caller import ADMIN_ROLE, Act
+from pourtier_grpc.caller import ADMIN_ROLE, Act, Client
 from pourtier_grpc.devtools.wallet import DevWallet
+from pourtier_grpc.store import users
 from pourtier_grpc.users.admin import Administration
 from support import legal
 from support.service import Service
@@ -41,6 +42,19 @@ def person(service: Service, **fields: Any) -> Person:
     """A new account."""
     wallet, made = service.registered(**fields)
     return Person(wallet=wallet, user=made.user, tokens=made.tokens)
+
+
+def tokens_of(service: Service, user_id: str) -> pb.Tokens:
+    """Those of another session of somebody whose wallet is not at hand."""
+    parts = service.server._parts
+    here = Client(request_id="r", address=None, user_agent="", origin=None)
+    with parts.database.transaction() as tx:
+        user = users.lock(tx, UUID(user_id))
+        assert user is not None
+        wallet = ("solana", user.wallet_address)
+        session = parts.sessions.open(tx, user, wallet, here)
+        tx.commit()
+    return parts.sessions.tokens(user, session)
 
 
 def administration(service: Service) -> Administration:

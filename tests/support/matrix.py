@@ -6,11 +6,12 @@ nothing of it is written down by hand. What does happen is asked of a running se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from uuid import UUID, uuid4
+from functools import cache
+from uuid import UUID
 
 import grpc
 import httpx
@@ -20,20 +21,19 @@ from google.protobuf.message_factory import GetMessageClass
 from pourtier.v1 import auth_service_pb2 as pb
 from pourtier.v1.policy_pb2 import Access
 from pourtier_grpc.caller import ADMIN_ROLE, Act
-from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.errors import ErrorReason
 from pourtier_grpc.interceptors.error_mapping import CODE_OF_REASON
 from pourtier_grpc.store.keys import KeyUse
-from support import escrow, legal
+from support import billing, escrow, legal
 from support.api import TIMEOUT, refused
 from support.json_api import HTTP_STATUS, JsonApi
+from support.named import NAMED, OK, Named, Person
 from support.passeur import PasseurSim
 from support.rpcs import Binding, NoRequestError, Rpc, minimal, rule_of
 from support.service import Service
 from support.waiting import eventually
 
 NATIVE, PUBLIC, INTERNAL = "native gRPC", "public JSON", "internal JSON"
-OK = "OK"
 # What a public method may do with a caller: whatever its rule says, but not refuse them
 # for who they are, nor the request for its form.
 LET_IN = "to be let in"
@@ -123,82 +123,6 @@ READ_FAULTS = frozenset({"MULTIPLE_CREDENTIALS", "TOKEN_EXPIRED", "TOKEN_INVALID
 LASTING = frozenset({Caller.EXPIRED, Caller.REVOKED_KEY})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Person:
-    """Somebody with an account and a session."""
-
-    user_id: str
-    session_id: str
-    wallet_address: str
-    bearer: str
-    # Nobody's own, and there for everybody.
-    document_id: str
-    transaction_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Named:
-    """A field by which a request names a resource.
-
-    `of` is a person's own, `unknown` one that there is not. `not_found` is what whoever
-    is let in hears of that, and `hides` says that another's is the same to them.
-    """
-
-    of: Callable[[Person], object]
-    unknown: Callable[[], object]
-    not_found: str
-    hides: bool = False
-
-
-# Every required field that names a resource: by name, or by `Message.field`.
-NAMED = {
-    "user_id": Named(
-        of=lambda person: person.user_id,
-        unknown=lambda: str(uuid4()),
-        not_found="USER_NOT_FOUND",
-    ),
-    "user_ids": Named(
-        of=lambda person: [person.user_id],
-        unknown=lambda: [str(uuid4())],
-        # Ids without an account are named in the answer.
-        not_found=OK,
-    ),
-    "session_id": Named(
-        of=lambda person: person.session_id,
-        unknown=lambda: str(uuid4()),
-        not_found="SESSION_NOT_FOUND",
-        hides=True,
-    ),
-    "ValidateDeploymentRequest.user_id": Named(
-        of=lambda person: person.user_id,
-        unknown=lambda: str(uuid4()),
-        # That there is no such user is an answer, too.
-        not_found=OK,
-    ),
-    "document_id": Named(
-        of=lambda person: person.document_id,
-        unknown=lambda: str(uuid4()),
-        not_found="DOCUMENT_NOT_FOUND",
-    ),
-    "document_ids": Named(
-        of=lambda person: [person.document_id],
-        unknown=lambda: [str(uuid4())],
-        not_found="DOCUMENT_NOT_FOUND",
-    ),
-    "transaction_id": Named(
-        of=lambda person: person.transaction_id,
-        unknown=lambda: str(uuid4()),
-        not_found="TRANSACTION_NOT_FOUND",
-        hides=True,
-    ),
-    "GetUserByWalletRequest.wallet_address": Named(
-        of=lambda person: person.wallet_address,
-        unknown=lambda: DevWallet.generate().address,
-        not_found="USER_NOT_FOUND",
-    ),
-}
-
-
 # What a rule refuses although the policy lets it in.
 RULED_OUT = {("ReinstateUser", Target.OWN): "PERMISSION_DENIED"}
 
@@ -235,7 +159,7 @@ def named_field(rpc: Rpc) -> tuple[str, Named] | None:
         if is_id and found.get(name) is None:
             raise NoRequestError(
                 f"{rpc.request.name}.{name} is an id, but the matrix does not know of"
-                " what: put it into support.matrix.NAMED"
+                " what: put it into support.named.NAMED"
             )
     return named[0] if named else None
 
@@ -466,6 +390,8 @@ class World:
             bearer=made.tokens.access_token,
             document_id=self._document_id,
             transaction_id=escrow.transaction(self.service, user_id),
+            subscription_id=cache(lambda: str(billing.granted(self.service, user_id))),
+            reservation_id=cache(lambda: str(billing.reserved(self.service, user_id))),
         )
 
     def _under_a_revoked_key(self) -> Person:

@@ -45,6 +45,13 @@ VALUES: Mapping[str, Callable[[], object]] = {
     "PublishDocumentRequest.version": lambda: f"{next(_numbers)}.0",
     "DepositRequest.amount": lambda: "1",
     "WithdrawRequest.amount": lambda: "1",
+    # What the catalogue has; a backtest has everybody.
+    "CreateSubscriptionRequest.plan_id": lambda: "basic",
+    "ChangePlanRequest.plan_id": lambda: "pro",
+    "PreviewChangeRequest.plan_id": lambda: "pro",
+    "CheckEntitlementRequest.metric": lambda: "backtests",
+    "EntitlementQuestion.metric": lambda: "backtests",
+    "ReserveUsageRequest.metric": lambda: "backtests",
 }
 
 # protovalidate has no stub of its rules for google.protobuf; the extensions are known.
@@ -165,7 +172,7 @@ def minimal(request: Descriptor, values: Mapping[str, object]) -> Message:
         raise NoRequestError(
             f"no minimal {request.name} can be built: {path or 'it'} breaks its rules"
             f" ({violation.proto.message}); give {request.name}.{path} a value in"
-            " support.rpcs.VALUES, or an id in support.matrix.NAMED"
+            " support.rpcs.VALUES, or an id in support.named.NAMED"
         )
     return message
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.request import Request, urlopen
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+
+from pourtier_grpc.devtools.contract import ROOT
+
+# What workers alone have.
+WORKERS = re.compile(
+    "pourtier_(worker|audit|events|escrow|subscriptions|renewal|charging)_"
+    "|pourtier_charges_(open|stuck)"
+)
+ROW = re.compile(r"^\| `(pourtier_\w+)` \| (\w+) \|([^|]*)\|", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -57,3 +67,24 @@ def scrape(port: int | None) -> Scrape:
     """The metrics of whoever serves them at a port of this machine."""
     families = text_string_to_metric_families(read(port))
     return Scrape({family.name: family for family in families})
+
+
+def documented() -> dict[str, tuple[str, set[str]]]:
+    """Type and labels of every metric of the document, by name."""
+    rows = ROW.findall((ROOT / "docs" / "metrics.md").read_text())
+    found = {
+        name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows
+    }
+    assert len(found) == len(rows)
+    return found
+
+
+def assert_as_documented(found: Scrape) -> None:
+    """Whether what a scrape has is of the type, with the labels, that is written."""
+    wanted = documented()
+    for family in found.families.values():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        kind, labels = wanted[name]
+        assert family.type == kind, name
+        for sample in family.samples:
+            assert sample.labels.keys() - {"le"} == labels, name

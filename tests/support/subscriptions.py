@@ -117,6 +117,13 @@ def found(service: Service, whose: Person, subscription_id: str) -> Subscription
     return service.api.call(method, request, bearer=whose.bearer)
 
 
+def listed(service: Service, whose: Person) -> list[Subscription]:
+    """Every subscription of somebody's, the newest first."""
+    request = service_pb.ListSubscriptionsRequest(page_size=100)
+    method = service.api.subscriptions.ListSubscriptions
+    return list(service.api.call(method, request, bearer=whose.bearer).subscriptions)
+
+
 def current(
     service: Service, whose: Person
 ) -> service_pb.GetCurrentSubscriptionResponse:

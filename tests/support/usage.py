@@ -3,68 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
-from uuid import UUID, uuid4
+from datetime import datetime, timedelta
+from typing import Any
 
-import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
 
 from pourtier.v1 import subscription_service_pb2 as pb
 from pourtier.v1.denial_pb2 import Consistency
 from pourtier.v1.usage_pb2 import Reservation, UsageLevel
-from pourtier_grpc.call import Call, compose, methods_of
-from pourtier_grpc.caller import Client, Principal, SignedInUser
-from pourtier_grpc.caller import Service as ServiceCaller
-from pourtier_grpc.errors import PourtierError
-from pourtier_grpc.interceptors.error_mapping import CODE_OF_REASON, status_of
-from pourtier_grpc.interceptors.idempotency import HEADER, idempotency
-from pourtier_grpc.interceptors.validation import validation
-from pourtier_grpc.servicers.subscription import SubscriptionServicer
-from support.api import Refused
+from support.callers import api_key, tokens_of
 from support.service import Service
 
 ANY = Consistency.CONSISTENCY_UNSPECIFIED
 STRATEGIES, BACKTESTS = "running_strategies", "backtests"
-METHODS = {
-    method.name: method
-    for method in methods_of(pb.DESCRIPTOR.services_by_name["SubscriptionService"])
-}
-Answer = TypeVar("Answer", bound=Message)
-
-
-class _Ended:
-    """How a call ended, as a client of grpcio is told."""
-
-    def __init__(self, error: PourtierError) -> None:
-        self._error = error
-
-    def code(self) -> grpc.StatusCode:
-        return CODE_OF_REASON[self._error.reason]
-
-    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
-        return ()
+SCOPES = ("usage.write", "entitlements.check")
+KEY = "idempotency-key"
 
 
 class Meter:
-    """A service by its name, with the scopes `usage.write` and `entitlements.check`.
-
-    Its calls go to the servicer through the interceptors that look at requests.
-    """
+    """A service by its name, with an API key; and what its users see of their own."""
 
     def __init__(self, service: Service, name: str = "architect") -> None:
-        parts = service.server._parts
-        self._chain = (validation, idempotency(service.clock))
-        self._servicer = SubscriptionServicer(
-            catalogue=parts.catalogue,
-            purchases=parts.billing.purchases,
-            own=parts.billing.own,
-            usage=parts.metering.usage,
-            entitlements=parts.metering.entitlements,
-        )
-        self._principal = ServiceCaller(
-            key_id=uuid4(), prefix="0" * 12, name=name, scopes=frozenset()
-        )
+        self._service = service
+        self._api, self._stub = service.api, service.api.subscriptions
+        self._api_key = api_key(service, *SCOPES, name=name)
+        self._bearers: dict[str, tuple[str, datetime]] = {}
 
     def reserve(
         self,
@@ -79,7 +42,7 @@ class Meter:
         request = pb.ReserveUsageRequest(
             user_id=user_id, metric=metric, ttl=ttl, reference=reference
         )
-        return self._call("ReserveUsage", request, pb.ReserveUsageResponse, key)
+        return self._api.call(self._stub.ReserveUsage, request, *self._with(key))
 
     def place(self, user_id: str, metric: str = STRATEGIES, **fields: Any) -> str:
         """The id of a place that is taken."""
@@ -87,17 +50,17 @@ class Meter:
 
     def commit(self, reservation_id: str, key: str = "") -> Reservation:
         request = pb.CommitUsageRequest(reservation_id=reservation_id)
-        answer = self._call("CommitUsage", request, pb.CommitUsageResponse, key)
-        return answer.reservation
+        method = self._stub.CommitUsage
+        return self._api.call(method, request, *self._with(key)).reservation
 
     def release(self, reservation_id: str, key: str = "") -> Reservation:
         request = pb.ReleaseUsageRequest(reservation_id=reservation_id)
-        answer = self._call("ReleaseUsage", request, pb.ReleaseUsageResponse, key)
-        return answer.reservation
+        method = self._stub.ReleaseUsage
+        return self._api.call(method, request, *self._with(key)).reservation
 
     def held(self, **fields: Any) -> pb.ListReservationsResponse:
         request = pb.ListReservationsRequest(**fields)
-        return self._call("ListReservations", request, pb.ListReservationsResponse)
+        return self._api.call(self._stub.ListReservations, request, self._api_key)
 
     def check(
         self, user_id: str, consistency: Consistency.ValueType = ANY, **asked: str
@@ -105,7 +68,7 @@ class Meter:
         request = pb.CheckEntitlementRequest(
             user_id=user_id, consistency=consistency, **asked
         )
-        return self._call("CheckEntitlement", request, pb.CheckEntitlementResponse)
+        return self._api.call(self._stub.CheckEntitlement, request, self._api_key)
 
     def check_all(
         self,
@@ -115,24 +78,19 @@ class Meter:
         request = pb.BatchCheckEntitlementsRequest(
             questions=questions, consistency=consistency
         )
-        method, answer = "BatchCheckEntitlements", pb.BatchCheckEntitlementsResponse
-        return self._call(method, request, answer).results
+        method = self._stub.BatchCheckEntitlements
+        return self._api.call(method, request, self._api_key).results
 
     def usage_of(self, user_id: str) -> pb.GetUsageResponse:
         """What somebody sees of their own."""
-        caller = _person(user_id)
-        return self._call(
-            "GetUsage", pb.GetUsageRequest(), pb.GetUsageResponse, caller=caller
-        )
+        request, bearer = pb.GetUsageRequest(), self._bearer_of(user_id)
+        return self._api.call(self._stub.GetUsage, request, bearer=bearer)
 
     def current_of(self, user_id: str) -> pb.GetCurrentSubscriptionResponse:
         """What somebody sees of their plan."""
-        return self._call(
-            "GetCurrentSubscription",
-            pb.GetCurrentSubscriptionRequest(),
-            pb.GetCurrentSubscriptionResponse,
-            caller=_person(user_id),
-        )
+        request, bearer = pb.GetCurrentSubscriptionRequest(), self._bearer_of(user_id)
+        method = self._stub.GetCurrentSubscription
+        return self._api.call(method, request, bearer=bearer)
 
     def level_of(self, user_id: str, metric: str = STRATEGIES) -> UsageLevel:
         """How much somebody uses of a metric."""
@@ -145,33 +103,16 @@ class Meter:
         level = self.level_of(user_id, metric)
         return level.used, level.reserved
 
-    def _call(
-        self,
-        name: str,
-        request: Message,
-        kind: type[Answer],
-        key: str = "",
-        caller: Principal | None = None,
-    ) -> Answer:
-        method = METHODS[name]
-        call = Call(
-            method=method,
-            context=cast("Any", None),
-            metadata=((HEADER, key),) if key else (),
-            client=Client(request_id="r", address=None, user_agent="", origin=None),
-            principal=caller or self._principal,
-        )
-        handler = compose(self._chain, method, getattr(self._servicer, name))
-        try:
-            answer = handler(request, call)
-        except PourtierError as error:
-            ended = cast("grpc.Call", _Ended(error))
-            raise Refused(ended, status_of(error)) from error
-        assert isinstance(answer, kind)
-        return answer
+    def _with(self, key: str) -> tuple[tuple[str, str], ...]:
+        return (self._api_key, (KEY, key)) if key else (self._api_key,)
 
-
-def _person(user_id: str) -> SignedInUser:
-    return SignedInUser(
-        user_id=UUID(user_id), session_id=uuid4(), wallet_address="", roles=()
-    )
+    def _bearer_of(self, user_id: str) -> str:
+        """A token that is good now: tests of periods move the clock by months."""
+        now = self._service.clock.now()
+        bearer, end = self._bearers.get(user_id, ("", now))
+        if end <= now:
+            made = tokens_of(self._service, user_id)
+            bearer = made.access_token
+            end = now + timedelta(seconds=made.expires_in)
+            self._bearers[user_id] = bearer, end
+        return bearer

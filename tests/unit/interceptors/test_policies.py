@@ -16,6 +16,7 @@ from pourtier.v1 import (
     compliance_service_pb2,
     escrow_service_pb2,
     status_service_pb2,
+    subscription_service_pb2,
     user_service_pb2,
 )
 from pourtier.v1.policy_pb2 import Access, MethodPolicy
@@ -45,6 +46,7 @@ CONTRACT = (
     compliance_service_pb2,
     escrow_service_pb2,
     status_service_pb2,
+    subscription_service_pb2,
     user_service_pb2,
 )
 
