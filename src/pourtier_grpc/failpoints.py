@@ -40,7 +40,7 @@ class Failpoint(StrEnum):
     CHARGE_ASKED = "charge.asked"
     CHARGE_SETTLED = "charge.settled"
     CHARGE_NOTED = "charge.noted"
-    # A worker's: charges were claimed that others left open. What follows is a charge's.
+    # A worker's: charges were claimed that others left open; the rest is a charge's.
     RECOVERY_CLAIMED = "recovery.claimed"
     # A worker's: subscriptions were claimed that are due.
     RENEWAL_CLAIMED = "renewal.claimed"

@@ -154,11 +154,11 @@ def access_end(
     moment, and nobody who can pay loses access for that.
     """
     match status:
-        case (
-            SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE
-            | SubscriptionStatus.SUBSCRIPTION_STATUS_RENEWING
-        ):
+        case SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE:
             return period_end + RENEWAL_ACCESS if renews else period_end
+        case SubscriptionStatus.SUBSCRIPTION_STATUS_RENEWING:
+            # Until the charge settles, whatever is wished for after it.
+            return period_end + RENEWAL_ACCESS
         case SubscriptionStatus.SUBSCRIPTION_STATUS_PAST_DUE:
             return grace_end
         case _:
@@ -329,11 +329,10 @@ def bring_forward(tx: Transaction, user_id: UUID, now: datetime) -> None:
 def live_by_plan(reader: Reader, now: datetime) -> Mapping[str, int]:
     """How many subscriptions that give access each plan has."""
     renews = and_(rows.c.auto_renew, ~rows.c.cancel_at_period_end)
-    goes_on = and_(renews, rows.c.period_end > now - RENEWAL_ACCESS)
+    goes_on = rows.c.period_end > now - RENEWAL_ACCESS
     gives_access = or_(
-        and_(
-            rows.c.status.in_((ACTIVE, RENEWING)), or_(rows.c.period_end > now, goes_on)
-        ),
+        and_(rows.c.status == ACTIVE, or_(rows.c.period_end > now, renews & goes_on)),
+        and_(rows.c.status == RENEWING, goes_on),
         and_(rows.c.status == PAST_DUE, rows.c.grace_end_time > now),
     )
     query = (
