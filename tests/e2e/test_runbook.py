@@ -189,7 +189,8 @@ def words_of(script: str) -> Iterator[list[str]]:
 
 def filled(word: str, folder: Path) -> str:
     """A word as the shell makes it, of variables whose value must be of a kind."""
-    word = word.replace("$USER_ID", str(UUID(int=1)))
+    for name in ("$USER_ID", "$CHARGE_ID"):
+        word = word.replace(name, str(UUID(int=1)))
     word = word.replace("$SINCE", "2027-01-01T00:00:00Z")
     if word.startswith("$FOLDER/"):
         path = folder / word.removeprefix("$FOLDER/")

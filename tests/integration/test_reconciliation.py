@@ -9,12 +9,15 @@ from uuid import UUID, uuid4
 import pytest
 
 from pourtier.v1.subscription_pb2 import ChargeKind, Subscription
+from pourtier_grpc.billing import outcomes
 from pourtier_grpc.billing import reconciliation as rules
 from pourtier_grpc.billing.holds import HoldState, NotReleasedError
 from pourtier_grpc.billing.machine import ACTIVE, EXPIRED, RENEWING
 from pourtier_grpc.config import Settings
 from pourtier_grpc.errors import PourtierError
+from pourtier_grpc.failpoints import Failpoint
 from pourtier_grpc.store import charges as charge_rows
+from pourtier_grpc.store.driver_errors import unavailable
 from support.bookkeeping import BY_SUPPORT, CLIENT, Bookkeeping, caller
 from support.callers import Person, audited, person
 from support.escrow import escrowed, initialize
@@ -441,6 +444,42 @@ class TestWorkers:
         reconcile(books)
         assert unreconciled(own) == 0
         release(books)
+
+    def test_one_that_dies_in_between_leaves_what_another_goes_on_with(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        ann: Person,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        bought = books.buy(ann)
+        copy = books.copy()
+        for _ in range(2):
+            books.renew(bought, ann)
+        before, keys = books.subscription(ann, bought), charged(sim, ann)
+        copy.restore()
+        books.holds.hold(BY_SUPPORT)
+
+        def die(point: object) -> None:
+            if point == Failpoint.CHARGE_SETTLED:
+                raise unavailable()
+
+        monkeypatch.setattr(outcomes, "reach", die)
+        reconcile(books)
+        monkeypatch.undo()
+        # The first of the two is written, and nobody knows what came of it.
+        assert [row["status"] for row in books.charges(ann)] == [2, 1]
+        # While another may be at it, it is left alone.
+        reconcile(books)
+        assert unreconciled(own) == 1
+        own.clock.move(minutes=5)
+        reconcile(books)
+        release(books)
+        assert [str(row["charge_id"]) for row in books.charges(ann)] == keys
+        after = books.subscription(ann, bought)
+        assert after.period_end_time == before.period_end_time
+        assert charged(sim, ann) == keys
 
     def test_nobody_is_asked_while_passeur_is_left_alone_and_nothing_is_marked(
         self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,6 +16,7 @@ from pourtier_grpc.billing.refunds import CONFIRMED, REFUSED, RefundError
 from pourtier_grpc.config import Settings
 from pourtier_grpc.errors import PourtierError
 from pourtier_grpc.failpoints import Failpoint
+from pourtier_grpc.passeur.amounts import text_of
 from pourtier_grpc.store.driver_errors import unavailable
 from pourtier_grpc.store.refunds import PENDING
 from support.bookkeeping import BY_SUPPORT, CLIENT, Bookkeeping, caller
@@ -20,6 +24,7 @@ from support.callers import Person, audited
 from support.escrow import escrowed
 from support.passeur import PasseurSim
 from support.service import Service
+from support.threads import together
 
 pytestmark = pytest.mark.usefixtures("no_retries")
 
@@ -142,17 +147,32 @@ class TestAmounts:
         assert books.subscription(ann, bought).status == CANCELLED
         assert given_back(sim, ann) == ["9", "79"]
 
-    def test_also_not_where_a_month_was_granted_in_between(
-        self, books: Bookkeeping, sim: PasseurSim, ann: Person
+    def test_what_went_through_a_granted_month_counts_as_what_was_credited(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
     ) -> None:
         bought = books.buy(ann)
         books.grants.grant(UUID(ann.user_id), None, BY_SUPPORT)
+        own.clock.move(days=30)
         books.upgrade(ann, bought)
         first, upgrade = books.charges(ann)
-        assert upgrade["credit"] == "29"
+        credit = Decimal(upgrade["credit"])
+        assert 10 < credit < 20
+        left = text_of(29 - credit)
+        assert refund(books, first["charge_id"]) == (CONFIRMED, left)
         with pytest.raises(RefundError, match="nothing of the charge"):
             refund(books, first["charge_id"])
-        assert given_back(sim, ann) == []
+
+    def test_what_a_granted_month_goes_on_with_can_be_given_back(
+        self, books: Bookkeeping, ann: Person
+    ) -> None:
+        bought = books.buy(ann)
+        books.grants.grant(UUID(ann.user_id), None, BY_SUPPORT)
+        assert refund(books, books.charge_id(ann)) == (CONFIRMED, "29")
+        # The month that was given stays, and is worth nothing.
+        assert books.subscription(ann, bought).status == ACTIVE
+        assert value(books) == "0"
+        books.upgrade(ann, bought)
+        assert books.charges(ann)[-1]["amount"] == "99"
 
     def test_an_earlier_month_ends_nothing(
         self, books: Bookkeeping, ann: Person
@@ -327,3 +347,44 @@ class TestLeases:
         books.refunds.recover()
         assert [row["status"] for row in rows(books)] == [CONFIRMED]
         assert given_back(sim, ann) == ["5"]
+
+
+class TestRaces:
+    def test_of_many_at_once_one_gives_back(
+        self, books: Bookkeeping, sim: PasseurSim, ann: Person
+    ) -> None:
+        books.buy(ann)
+        charge_id = books.charge_id(ann)
+
+        def attempt(_: int) -> bool:
+            try:
+                return refund(books, charge_id) == (CONFIRMED, "29")
+            except RefundError:
+                return False
+
+        assert together(6, attempt).count(True) == 1
+        assert given_back(sim, ann) == ["29"]
+        assert len(rows(books)) == 1
+
+    def test_nothing_is_given_back_and_credited(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim
+    ) -> None:
+        """An upgrade and a refund at once: whichever is first, the other knows."""
+        for _ in range(4):
+            bob = escrowed(own, sim, "200")
+            bought = books.buy(bob)
+            charge_id = books.charge_id(bob)
+
+            def attempt(number: int, bob: Person = bob, it: Any = bought) -> None:
+                with contextlib.suppress(RefundError, PourtierError):
+                    if number:
+                        books.upgrade(bob, it)
+                    else:
+                        refund(books, books.charge_id(bob), "20")
+
+            together(2, attempt)
+            first, *upgrades = books.charges(bob)
+            assert first["charge_id"] == charge_id
+            credit = sum(Decimal(row["credit"]) for row in upgrades)
+            assert Decimal(first["refunded"]) + credit <= 29
+            assert Decimal(first["refunded"]) + credit > 0

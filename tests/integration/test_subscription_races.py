@@ -252,7 +252,7 @@ def suspended_round(own: Service, sim: PasseurSim, number: int) -> bool:
     assert row_of(own, made.subscription_id)["status"] == EXPIRED
     assert paid(sim, whose) == taken
     assert told(own, whose)[-1] == "expired"
-    return renewed
+    return bool(renewed)
 
 
 @pytest.mark.proof
@@ -309,7 +309,7 @@ def withdrawn_round(own: Service, sim: PasseurSim, number: int) -> bool:
     assert refused == (["INSUFFICIENT_BALANCE"] if renewed else [])
     status = row_of(own, made.subscription_id)["status"]
     assert status == (ACTIVE if renewed else EXPIRED)
-    return renewed
+    return bool(renewed)
 
 
 @pytest.mark.proof

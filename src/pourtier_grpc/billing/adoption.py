@@ -137,43 +137,54 @@ class Adoption:
         found: models.Transaction,
     ) -> bool:
         """Writes a charge that was made; False where it is none that we would make."""
-        self._give_up_open(account.user_id, place[0])
-        subscription_id, ordinal, attempt = place
+        subscription_id, ordinal, _ = place
+        self._give_up_open(account.user_id, subscription_id)
         with self._database.transaction() as tx:
             user = users.lock(tx, account.user_id)
             record = subscriptions.lock(tx, account.user_id, subscription_id)
-            live = subscriptions.find_live(tx, account.user_id)
             if user is None or record is None:  # pragma: no cover - neither is deleted
                 return False
+            live = subscriptions.find_live(tx, account.user_id)
             kind = _kind_of(record, live)
-            plan = next_plan(self._catalogue, record)
             if kind is None or record.charge_id or ordinal <= record.ordinal:
                 return False
             now = self._clock.now()
-            charge = Charge(
-                charge_id=charges.id_of(subscription_id, ordinal, attempt),
-                subscription_id=subscription_id,
-                user_id=account.user_id,
-                ordinal=ordinal,
-                attempt=attempt,
-                kind=kind,
-                plan=plan,
-                wallet_address=account.wallet_address,
-                amount=plan.price.amount,
-                credit="0",
-                period_start=None,
-                create_time=now,
-                lease_id=uuid4(),
-            )
+            at = min(max(found.created_at, _over(record) or now), now)
+            charge = self._charge(account, record, place, kind, at)
             if charge.exact_amount != made.amount:
                 return False
             charges.insert_one(tx, charge, now + self._lease)
             self._book.note(tx, user, AuditAction.CHARGE_REQUESTED, described(charge))
             tx.commit()
-        over = now if record.period is None else record.period.end
-        # Not before what it followed was over.
-        self._confirm(charge, made, max(found.created_at, record.end_time or over))
+        self._confirm(charge, made, at)
         return True
+
+    def _charge(
+        self,
+        account: Unreconciled,
+        record: Record,
+        place: tuple[UUID, int, int],
+        kind: ChargeKind.ValueType,
+        at: datetime,
+    ) -> Charge:
+        """What was begun at a time in that place, as far as anybody knows here."""
+        plan = next_plan(self._catalogue, record)
+        _, ordinal, attempt = place
+        return Charge(
+            charge_id=charges.id_of(*place),
+            subscription_id=record.subscription_id,
+            user_id=record.user_id,
+            ordinal=ordinal,
+            attempt=attempt,
+            kind=kind,
+            plan=plan,
+            wallet_address=account.wallet_address,
+            amount=plan.price.amount,
+            credit="0",
+            period_start=None,
+            create_time=at,
+            lease_id=uuid4(),
+        )
 
     def _give_up_open(self, user_id: UUID, subscription_id: UUID) -> None:
         """Sees to it that an attempt is never made which was followed by another."""
@@ -218,3 +229,8 @@ def _kind_of(record: Record, live: Record | None) -> ChargeKind.ValueType | None
     if record.status in (EXPIRED, CANCELLED) and live is None:
         return REACTIVATION
     return None
+
+
+def _over(record: Record) -> datetime | None:
+    """When that was over which the next charge of a subscription follows."""
+    return record.end_time or (None if record.period is None else record.period.end)
