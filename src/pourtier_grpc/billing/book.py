@@ -17,7 +17,7 @@ from pourtier_grpc.billing.catalogue import Catalogue, limit_of
 from pourtier_grpc.billing.machine import Transition
 from pourtier_grpc.caller import SYSTEM, Act, Client, SignedInUser
 from pourtier_grpc.clock import Clock
-from pourtier_grpc.store import outbox, subscriptions, unmatched
+from pourtier_grpc.store import due_subscriptions, outbox, subscriptions, unmatched
 from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Transaction
 from pourtier_grpc.store.event_types import LIMIT_NAMES
@@ -73,12 +73,12 @@ class Book:
 
     def put_off(self, tx: Transaction, record: Record, due: datetime | None) -> None:
         """Has the worker look again then, or never; nothing else is changed."""
-        subscriptions.put_off(tx, record, due, record.looks)
+        due_subscriptions.put_off(tx, record, due, record.looks)
 
     def put_off_look(self, tx: Transaction, record: Record) -> None:
         """Has the worker look for money again, ever more seldom."""
         after = machine.looked(record, self._clock.now()).record
-        subscriptions.put_off(tx, record, after.due_time, after.looks)
+        due_subscriptions.put_off(tx, record, after.due_time, after.looks)
 
     def note(
         self,

@@ -39,7 +39,7 @@ from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.expected import ExpectedError
 from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.passeur.errors import RefusalCode, RefusedError
-from pourtier_grpc.store import charges, subscriptions, users
+from pourtier_grpc.store import charges, due_subscriptions, subscriptions, users
 from pourtier_grpc.store.audit import AuditAction
 from pourtier_grpc.store.charges import Charge
 from pourtier_grpc.store.engine import Database, Transaction
@@ -90,7 +90,7 @@ class Renewals:
         """
         with self._database.transaction() as tx:
             now = self._clock.now()
-            due = subscriptions.claim_due(tx, now, now + CLAIM, BATCH)
+            due = due_subscriptions.claim_due(tx, now, now + CLAIM, BATCH)
             tx.commit()
         if not due:
             return False

@@ -22,7 +22,7 @@ from pourtier_grpc.errors import ErrorReason
 from pourtier_grpc.escrow.refusals import REFUSALS
 from pourtier_grpc.passeur import models
 from pourtier_grpc.passeur.errors import RefusalCode
-from pourtier_grpc.store import idempotency, subscriptions, transfers
+from pourtier_grpc.store import due_subscriptions, idempotency, transfers
 from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.engine import Transaction as Tx
@@ -118,7 +118,7 @@ class Outcomes:
             idempotency.complete(tx, transfer.transaction_id, written, now)
             if transfer.type == DEPOSIT and written.status == CONFIRMED:
                 # It may be what a subscription waits for.
-                subscriptions.bring_forward(tx, transfer.user_id, now)
+                due_subscriptions.bring_forward(tx, transfer.user_id, now)
             tx.commit()
         return written
 

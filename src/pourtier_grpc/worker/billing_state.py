@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from pourtier_grpc.billing.catalogue import Catalogue
 from pourtier_grpc.clock import Clock
-from pourtier_grpc.store import charges, holds, subscriptions
+from pourtier_grpc.store import charges, due_subscriptions, holds
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.telemetry.worker_metrics import WorkerMetrics
 
@@ -35,9 +35,9 @@ class BillingState:
         """Sets the gauges."""
         now = self._clock.now()
         with self._database.read() as read:
-            by_plan = subscriptions.live_by_plan(read, now)
+            by_plan = due_subscriptions.live_by_plan(read, now)
             backlog = charges.backlog(read, now - STUCK_AFTER)
-            oldest = subscriptions.oldest_due(read, now)
+            oldest = due_subscriptions.oldest_due(read, now)
             held = holds.find(read) is not None
         self._plans |= set(by_plan)
         for plan_id in self._plans:
