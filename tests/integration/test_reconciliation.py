@@ -265,6 +265,28 @@ class TestRestoredDatabases:
         reconcile(books)
         assert release(books).unmatched == []
 
+    def test_an_escrow_that_was_forgotten_is_not_charged_again(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim
+    ) -> None:
+        """It is not among those that a hold has compared."""
+        bob = person(own)
+        copy = books.copy()
+        initialize(own, bob)
+        sim.top_up(bob.wallet.address, "100")
+        books.buy(bob)
+        keys = charged(sim, bob)
+        copy.restore()
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        release(books)
+        assert reason_of(lambda: books.buy(bob)) == "ESCROW_NOT_INITIALIZED"
+        initialize(own, bob)
+        assert reason_of(lambda: books.buy(bob)) == "CHARGING_HELD"
+        reconcile(books)
+        assert reason_of(lambda: books.buy(bob)) == "CHARGING_HELD"
+        assert [row["amount"] for row in unmatched(own)] == ["29"]
+        assert charged(sim, bob) == keys
+
     def test_a_charge_that_was_open_in_the_copy_is_confirmed(
         self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
     ) -> None:

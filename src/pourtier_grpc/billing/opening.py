@@ -12,6 +12,7 @@ from pourtier.v1.user_pb2 import User, UserStatus
 from pourtier_grpc.billing import proration
 from pourtier_grpc.billing.catalogue import Catalogue
 from pourtier_grpc.errors import ErrorReason, PourtierError
+from pourtier_grpc.escrow.refusals import not_initialized
 from pourtier_grpc.store import charges, holds
 from pourtier_grpc.store import escrow as escrow_rows
 from pourtier_grpc.store.charges import Charge
@@ -73,9 +74,11 @@ def open_charge(
 
 
 def require_chargeable(tx: Transaction, user: User) -> None:
-    """Raises USER_SUSPENDED, CHARGE_PENDING and CHARGING_HELD.
+    """Raises USER_SUSPENDED, CHARGE_PENDING, CHARGING_HELD and ESCROW_NOT_INITIALIZED.
 
-    Until the transaction ends, no hold begins.
+    Until the transaction ends, no hold begins. An escrow that is not known here is not
+    charged, though Passeur may know it: a database that has forgotten the escrow has
+    forgotten its charges, which are looked for when it is found again.
     """
     if user.status != UserStatus.USER_STATUS_ACTIVE:
         raise PourtierError(
@@ -88,6 +91,8 @@ def require_chargeable(tx: Transaction, user: User) -> None:
             "nothing is charged at the moment",
             retry_after=timedelta(seconds=HELD_SECONDS),
         )
+    if escrow_rows.find_account(tx, UUID(user.user_id)) is None:
+        raise not_initialized()
 
 
 def require_settled(charge_id: UUID | None) -> None:
