@@ -40,6 +40,7 @@ class Refusal:
     metadata: dict[str, str]
     violations: list[str]
     retry_seconds: float | None
+    quotas: list[dict[str, Any]]
 
 
 class JsonApi:
@@ -132,6 +133,7 @@ def refused(answer: httpx.Response, reason: str, status: int | None = None) -> R
     told = answer.headers.get("retry-after")
     assert told == (None if seconds is None else str(max(1, math.ceil(seconds))))
     bad = details.pop("BadRequest", {"field_violations": []})
+    exhausted = details.pop("QuotaFailure", {"violations": []})
     assert not details
     # gRPC's own headers mean nothing here, and the details stand in the body.
     assert "grpc-status-details-bin" not in answer.headers
@@ -141,4 +143,5 @@ def refused(answer: httpx.Response, reason: str, status: int | None = None) -> R
         metadata=info.get("metadata", {}),
         violations=[each["field"] for each in bad["field_violations"]],
         retry_seconds=seconds,
+        quotas=exhausted["violations"],
     )

@@ -215,6 +215,37 @@ def test_whoever_relays_events_marks_them_and_changes_nothing_that_they_say(
             connect(duty).execute(f"UPDATE outbox SET {change}")  # noqa: S608 - as above
 
 
+@pytest.mark.parametrize("duty", Duty)
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE charges SET amount = '0'",
+        "UPDATE charges SET credit = '0'",
+        "UPDATE charges SET wallet_address = 'mine'",
+        "UPDATE charges SET ordinal = 7",
+        "UPDATE charges SET plan_id = 'pro'",
+        "UPDATE refunds SET amount = '1000'",
+        "UPDATE refunds SET charge_id = gen_random_uuid()",
+        "UPDATE subscription_periods SET value = '0'",
+        "UPDATE subscription_periods SET grant_reason = 'a gift'",
+        "UPDATE subscription_periods SET end_time = 'infinity'",
+        "DELETE FROM charges",
+        "DELETE FROM refunds",
+        "DELETE FROM subscriptions",
+        "DELETE FROM subscription_periods",
+        "DELETE FROM charging_holds",
+        "DELETE FROM unmatched_charges",
+        "DELETE FROM usage_counters",
+        "DELETE FROM usage_reservations",
+    ],
+)
+def test_no_duty_makes_another_thing_of_what_was_charged(
+    connect: Connect, duty: Duty, change: LiteralString
+) -> None:
+    with pytest.raises(errors.InsufficientPrivilege, match="permission denied"):
+        connect(duty).execute(change)
+
+
 def test_granting_takes_what_a_duty_does_not_need(
     connect: Connect, database: Database, database_url: str
 ) -> None:
