@@ -20,22 +20,13 @@ from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.failpoints import Failpoint
 from pourtier_grpc.store.privileges import Duty
 from support.api import Api, Refused, refused
+from support.charges import PURCHASE, REACTIVATION, UPGRADE, subscription_of
 from support.commands import ROOT, environment
 from support.roles import as_role
 from support.servers import Databases
 from support.subscriptions import ACTIVE, agree
 from support.waiting import wait_until
 
-PURCHASE, UPGRADE, REACTIVATION = "purchase", "upgrade", "reactivation"
-KINDS = (PURCHASE, UPGRADE, REACTIVATION)
-# After one of these, nothing is charged for that attempt.
-REFUSALS = {
-    "INSUFFICIENT_ESCROW_BALANCE",
-    "ESCROW_NOT_INITIALIZED",
-    "PASSEUR_UNAVAILABLE",
-    "SUBSCRIPTION_ALREADY_EXISTS",
-    "CHARGE_PENDING",
-}
 CHARGES_END = """
     UPDATE charges SET next_attempt_time = now() - interval '1s' WHERE status = 1
 """
@@ -233,13 +224,6 @@ class ChargeHouse(House):
         assert not now.charge_pending
         if promise.kind == UPGRADE:
             assert now.plan_id == "pro"
-
-
-def subscription_of(answer: Message) -> Subscription:
-    """The subscription that a call has answered."""
-    found = answer.subscription if isinstance(answer, pb.ChangePlanResponse) else answer
-    assert isinstance(found, Subscription)
-    return found
 
 
 def house(

@@ -9,16 +9,9 @@ from itertools import cycle, product
 
 import pytest
 
-from e2e.charge_rig import (
-    KINDS,
-    PURCHASE,
-    REACTIVATION,
-    UPGRADE,
-    ChargeHouse,
-    Subscriber,
-    house,
-)
+from e2e.charge_rig import ChargeHouse, Subscriber, house
 from pourtier_grpc.failpoints import Failpoint
+from support.charges import KINDS, PURCHASE, REACTIVATION, UPGRADE
 from support.crashes import killed_at, workers
 from support.servers import Databases
 from support.subscriptions import ACTIVE, CANCELLED, FAILED

@@ -14,9 +14,9 @@ from pourtier.v1 import escrow_service_pb2 as pb
 from pourtier_grpc.config import Settings
 from pourtier_grpc.escrow.outcomes import Outcomes
 from pourtier_grpc.store import doubt, engine, idempotency, twins
-from pourtier_grpc.store.driver_errors import unavailable
 from support.api import Refused, refusal
 from support.callers import Person
+from support.doubts import Lost
 from support.escrow import (
     CONFIRMED,
     PENDING,
@@ -43,28 +43,6 @@ def settings(make_settings: Callable[..., Settings], sim: PasseurSim) -> Setting
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(twins, "JOIN_SECONDS", 0.3)
-
-
-class Lost:
-    """Has a function fail as it does where the database is lost, the first times."""
-
-    def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str
-    ) -> None:
-        self._real = getattr(owner, name)
-        self.times = 0
-        self.after = False
-        lost = self
-
-        def failing(*args: Any, **options: Any) -> Any:
-            if lost.times == 0:
-                return lost._real(*args, **options)
-            lost.times -= 1
-            if lost.after:
-                lost._real(*args, **options)
-            raise unavailable()
-
-        monkeypatch.setattr(owner, name, failing)
 
 
 def settle(service: Service) -> None:
