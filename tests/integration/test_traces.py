@@ -19,17 +19,21 @@ from pourtier_grpc.devtools.wallet import DevWallet
 from pourtier_grpc.telemetry import otlp
 from support import stack
 from support.api import Api, refusal
+from support.escrow import escrowed
 from support.json_api import JsonApi
 from support.otlp import Receiver, receiver
+from support.passeur import PasseurSim
 from support.ports import free_port
 from support.processes import serving
 from support.servers import Databases
 from support.service import Service, service
+from support.subscriptions import charges, subscribe
 from support.waiting import eventually
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED = ("traceparent", f"00-{TRACE}-{SPAN}-01")
 UNSAMPLED = ("traceparent", f"00-{TRACE}-{SPAN}-00")
+SUBSCRIPTIONS = "pourtier.v1.SubscriptionService"
 GET_ME = "pourtier.v1.UserService/GetMe"
 EMAIL = "traced@example.com"
 
@@ -171,6 +175,32 @@ class TestStatements:
         assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(times))
         assert span.raw.start_time_unix_nano <= times[0][0]
         assert times[-1][1] <= span.raw.end_time_unix_nano
+
+
+class TestPurchases:
+    def test_a_charge_is_a_request_under_the_call_and_names_nobody(
+        self, databases: Databases, collector: Receiver, sim: PasseurSim
+    ) -> None:
+        endpoint = {"otel_exporter_otlp_endpoint": collector.endpoint}
+        with service(databases, passeur_url=sim.url, **endpoint) as running:
+            ann = escrowed(running, sim)
+            made = subscribe(running, ann, key="a-key-of-hers")
+            (charge,) = charges(running, ann, made.subscription_id)
+        (span,) = collector.named(f"{SUBSCRIPTIONS}/CreateSubscription")
+        under = {each.name: each for each in collector.under(span)}
+        assert set(under) >= {"INSERT", "UPDATE", "POST /escrow/{wallet}/charges"}
+        assert under["POST /escrow/{wallet}/charges"].attributes
+        collector.named(f"{SUBSCRIPTIONS}/ListCharges")
+        received = b"".join(each.SerializeToString() for each in collector.requests)
+        for personal in (
+            ann.wallet.address,
+            ann.user_id,
+            made.subscription_id,
+            charge.charge_id,
+            charge.signature,
+            "a-key-of-hers",
+        ):
+            assert personal.encode() not in received
 
 
 class TestWhatIsNotThere:

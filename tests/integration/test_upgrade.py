@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,16 @@ from pourtier_grpc.config import ConfigError, load
 from pourtier_grpc.devtools.migrating import migrate_url
 from pourtier_grpc.store import migrations, revisions
 from pourtier_grpc.store.opening import open_database
+from pourtier_grpc.store.tables import VERSION_TABLE
+from support import escrow
 from support.api import Proof, refusal
 from support.callers import Person, person
+from support.passeur import PasseurSim
 from support.proofs import send
 from support.servers import Databases
 from support.service import Service, running
 from support.sql import Sql
+from support.subscriptions import subscribe
 from support.tokens import me, parts
 
 BEFORE = "0001"
@@ -37,6 +41,9 @@ TABLES = (
     "outbox",
     "signing_keys",
 )
+# Before there were subscriptions, and what there was of money by then.
+UNPAID = "0008"
+MONEY = ("idempotency_keys", "escrow_accounts", "escrow_transactions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +88,12 @@ def live(service: Service) -> Person:
     return ann
 
 
-def copy(source: psycopg.Connection, target: psycopg.Connection) -> None:
-    for table in TABLES:
+def copy(
+    source: psycopg.Connection,
+    target: psycopg.Connection,
+    tables: Iterable[str] = TABLES,
+) -> None:
+    for table in tables:
         name = psql.Identifier(table)
         known = target.execute(psql.SQL("SELECT * FROM {}").format(name)).description
         columns = psql.SQL(", ").join(
@@ -146,3 +157,34 @@ def test_a_server_refuses_the_database_of_the_release_before(past: Past) -> None
         running(past.url, key_dir=past.folder),
     ):
         pytest.fail("it serves")
+
+
+def test_what_escrows_had_done_is_kept_and_then_pays_for_plans(
+    databases: Databases, folder: Path, sim: PasseurSim
+) -> None:
+    now = {"key_dir": folder / "keys", "passeur_url": sim.url}
+    with databases.fresh() as today, databases.fresh(migrated=False) as url:
+        with running(today, **now) as made:
+            ann = escrow.escrowed(made, sim, "30")
+            moved = escrow.deposit(made, ann, "1", key="first")
+        database = open_database(load(database_url=url))
+        assert migrations.migrate(database, UNPAID) == UNPAID
+        database.close()
+        with psycopg.connect(today) as source, psycopg.connect(url) as target:
+            copy(source, target, (*TABLES, *MONEY))
+        with Sql(url) as sql:
+            before = sql.everything()
+        assert all(before[table] for table in MONEY)
+        assert migrate_url(url) == revisions.head()
+        with Sql(url) as sql:
+            after = sql.everything()
+        assert before.pop(VERSION_TABLE) != after[VERSION_TABLE]
+        (account,) = after.pop("escrow_accounts")
+        assert account.pop("unreconciled") is False
+        assert [account] == before.pop("escrow_accounts")
+        assert {table: after[table] for table in before} == before
+        with running(url, **now) as service:
+            # What was begun before is the same thing still.
+            assert escrow.deposit(service, ann, "1", key="first") == moved
+            assert subscribe(service, ann).plan_id == "basic"
+        assert len(sim.effects(kind="charge", wallet=ann.wallet.address)) == 1
