@@ -82,6 +82,14 @@ def test_it_lists_the_services(target: str) -> None:
             ],
         ),
         (
+            "pourtier.v1.SubscriptionService.CreateSubscription",
+            [
+                "// Subscribes to a plan, and pays its first month",
+                "OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether",
+                "calls_passeur: true",
+            ],
+        ),
+        (
             ".pourtier.v1.RefreshTokenRequest",
             ["// The refresh token.", "max_len: 512", "REQUIRED"],
         ),
@@ -140,6 +148,28 @@ def test_it_calls_what_only_a_service_may(running: Stack, target: str) -> None:
     words = ("-H", header, "-d", body, target)
     told = json.loads(printed(*words, "pourtier.v1.AuthService/IntrospectToken"))
     assert told["active"] is True
+
+
+def test_it_asks_what_a_plan_allows_and_takes_a_place(
+    running: Stack, target: str
+) -> None:
+    user_id = running.public.register(DevWallet.generate())["user"]["user_id"]
+    header = f"x-api-key: {running.api_key('entitlements.check', 'usage.write')}"
+    service = "pourtier.v1.SubscriptionService"
+    plans = json.loads(printed(target, f"{service}/ListPlans"))["plans"]
+    assert [each["planId"] for each in plans] == ["free", "basic", "pro"]
+    body = json.dumps({"user_id": user_id, "feature": "live_metrics"})
+    words = ("-H", header, "-d", body, target)
+    told = json.loads(printed(*words, f"{service}/CheckEntitlement"))
+    assert told["denials"][0]["metadata"]["required_plan"] == "basic"
+    body = json.dumps({"user_id": user_id, "metric": "running_strategies"})
+    words = ("-format-error", "-H", header, "-d", body, target)
+    detail = details(grpcurl(*words, f"{service}/ReserveUsage"))
+    assert detail["reason"] == "TIER_INSUFFICIENT"
+    body = json.dumps({"user_id": user_id, "metric": "backtests", "ttl": "60s"})
+    words = ("-H", header, "-d", body, target)
+    made = json.loads(printed(*words, f"{service}/ReserveUsage"))
+    assert made["reservation"]["state"] == "RESERVATION_STATE_RESERVED"
 
 
 def details(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
