@@ -42,6 +42,7 @@ from pourtier_grpc.store.documents import DocumentStore
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.opening import open_database, require_migrated
 from pourtier_grpc.store.sessions import SessionStore
+from pourtier_grpc.store.twins import Twins
 from pourtier_grpc.store.users import UserStore
 from pourtier_grpc.telemetry.metrics import Metrics
 from pourtier_grpc.users.admin import Administration
@@ -185,6 +186,7 @@ def _build(
         required_kyc_level=required_kyc_level,
     )
     passeur = open_passeur(settings, clock, metrics)
+    twins = Twins(database=database)
     metering = make_metering(database=database, catalogue=catalogue, clock=clock)
     return Parts(
         database=database,
@@ -267,6 +269,7 @@ def _build(
             users=users,
             passeur=passeur,
             audit_log=audit_log,
+            twins=twins,
             clock=clock,
             answer_seconds=settings.passeur_timeout_seconds,
         ),
@@ -276,6 +279,7 @@ def _build(
             passeur=passeur,
             catalogue=catalogue,
             audit_log=audit_log,
+            twins=twins,
             clock=clock,
             terms=Terms(
                 grace=timedelta(days=settings.subscription_grace_days),

@@ -104,6 +104,16 @@ def test_a_plan_may_be_named_and_the_renewal_is_as_it_was(
     assert (same.plan_id, same.next_plan_id) == ("basic", "")
 
 
+def test_what_is_paid_does_not_shrink(
+    books: Bookkeeping, own: Service, sim: PasseurSim
+) -> None:
+    ann = escrowed(own, sim, "100")
+    bought = books.buy(ann, "pro")
+    with pytest.raises(UngrantedError, match="costs less than pro"):
+        grant(books, ann, "basic")
+    assert books.subscription(ann, bought).plan_id == "pro"
+
+
 def test_what_has_ended_stays_and_another_begins(
     books: Bookkeeping, own: Service, sim: PasseurSim
 ) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
+from uuid import UUID
 
 import pytest
 from grpc import StatusCode
 
 from pourtier.v1 import subscription_pb2 as pb
 from pourtier_grpc.billing import months
+from pourtier_grpc.billing.renewals import _Waiting
 from pourtier_grpc.config import Settings
 from support.api import refusal
 from support.callers import person
-from support.escrow import escrowed
+from support.escrow import deposit, escrowed, settle
 from support.passeur import PasseurSim
 from support.service import Service
 from support.subscriptions import (
@@ -23,6 +25,7 @@ from support.subscriptions import (
     EXPIRED,
     again,
     agree,
+    billing,
     cancel,
     change_plan,
     charges,
@@ -33,6 +36,7 @@ from support.subscriptions import (
     period_of,
     preview,
     reactivate,
+    row_of,
     subscribe,
     told,
     until,
@@ -285,3 +289,26 @@ def test_renewed_by_the_month(own: Service, sim: PasseurSim) -> None:
         == pb.ChargeKind.CHARGE_KIND_REACTIVATION
     )
     agree(own.sql, sim, wallet=whose.wallet.address)
+
+
+def test_a_deposit_is_not_forgotten_that_settles_during_a_look(
+    own: Service, sim: PasseurSim
+) -> None:
+    """The look has seen too little, and puts nothing off that came since."""
+    whose = escrowed(own, sim, "29")
+    made = subscribe(own, whose)
+    until(own, period_of(made)[1])
+    work(own)
+    own.clock.move(hours=12)
+    whose = again(own, whose)
+    due = (UUID(whose.user_id), UUID(made.subscription_id))
+    renewals = billing(own).renewals
+    looked = renewals._decide(due)
+    assert isinstance(looked, _Waiting)
+    deposit(own, whose, "50")
+    settle(own)
+    renewals._look_again(due, looked)
+    assert row_of(own, made.subscription_id)["due_time"] <= own.clock.now()
+    work(own)
+    assert found(own, whose, made.subscription_id).status == ACTIVE
+    assert paid(sim, whose) == [Decimal(29)] * 2

@@ -26,6 +26,7 @@ from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.store.audit import AuditLog
 from pourtier_grpc.store.charges import ChargeStore
 from pourtier_grpc.store.subscriptions import SubscriptionStore
+from pourtier_grpc.store.twins import Twins
 from pourtier_grpc.store.users import UserStore
 from pourtier_grpc.wiring import Parts
 from support.callers import Person
@@ -92,6 +93,7 @@ class Bookkeeping:
             asking=self.asking,
             outcomes=self.outcomes,
             book=self.book,
+            twins=Twins(database=self.parts.database),
             clock=self.parts.clock,
         )
         return Purchases(

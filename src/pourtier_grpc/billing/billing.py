@@ -22,6 +22,7 @@ from pourtier_grpc.store.audit import AuditLog
 from pourtier_grpc.store.charges import ChargeStore
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.subscriptions import SubscriptionStore
+from pourtier_grpc.store.twins import Twins
 from pourtier_grpc.store.users import UserReader
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def make_billing(
     passeur: Passeur | None,
     catalogue: Catalogue,
     audit_log: AuditLog,
+    twins: Twins,
     clock: Clock,
     terms: Terms,
     tell: Tell,
@@ -82,7 +84,12 @@ def make_billing(
         database=database, book=book, clock=clock, grace=terms.grace, tell=tell
     )
     charging = Charging(
-        database=database, asking=asking, outcomes=outcomes, book=book, clock=clock
+        database=database,
+        asking=asking,
+        outcomes=outcomes,
+        book=book,
+        twins=twins,
+        clock=clock,
     )
     collecting = Collecting(
         database=database,

@@ -23,7 +23,7 @@ from pourtier_grpc.billing.opening import (
     Wanted,
     described,
     open_charge,
-    require_chargeable,
+    why_not_chargeable,
 )
 from pourtier_grpc.billing.outcomes import REFUSED, VOIDED, Outcomes, Settled
 from pourtier_grpc.clock import Clock
@@ -75,6 +75,7 @@ class Charging:
         asking: Asking,
         outcomes: Outcomes,
         book: Book,
+        twins: Twins,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -82,13 +83,13 @@ class Charging:
         self._outcomes = outcomes
         self._book = book
         self._clock = clock
-        self._twins = Twins(database=database)
+        self._twins = twins
 
     def make(self, call: Call, prepare: Prepare) -> Message:
         """Charges for what `prepare` says, and answers what came of it.
 
         Where nobody knows, that is a subscription with a charge that is pending. Raises
-        what `prepare` and `require_chargeable` raise, INSUFFICIENT_ESCROW_BALANCE,
+        what `prepare` and `why_not_chargeable` raise, INSUFFICIENT_ESCROW_BALANCE,
         ESCROW_NOT_INITIALIZED, INVALID_AMOUNT and PASSEUR_UNAVAILABLE, after which
         nothing is charged; OUTCOME_UNKNOWN, and what the store raises, after which it
         may be; and IDEMPOTENCY_IN_PROGRESS.
@@ -143,7 +144,9 @@ class Charging:
         lease_id: UUID,
     ) -> Charge:
         wanted = prepare(tx, user)
-        require_chargeable(tx, user)
+        refused = why_not_chargeable(tx, user)
+        if refused is not None:
+            raise refused
         now = self._clock.now()
         until = now + timedelta(seconds=_seconds_left()) + LEASE_MARGIN
         lease = Lease(lease_id=lease_id, until=until)

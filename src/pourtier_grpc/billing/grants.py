@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pourtier.v1.plan_pb2 import Plan
 from pourtier.v1.subscription_pb2 import Subscription
-from pourtier_grpc.billing import machine
+from pourtier_grpc.billing import machine, proration
 from pourtier_grpc.billing.book import Book, described, origin_of_act
 from pourtier_grpc.billing.catalogue import Catalogue
 from pourtier_grpc.billing.opening import require_settled
@@ -62,6 +62,7 @@ class Grants:
                 details["passeur_transaction_id"] = for_charge
             before = _live(tx, user_id) or _begun(tx, user_id, named, now)
             plan = before.plan if named is None else _as_taken(named, before)
+            _refuse_cheaper(before, plan)
             transition = machine.granted(before, plan, now)
             _begin_period(tx, before, transition.record, act.reason, now)
             origin = origin_of_act(act)
@@ -103,6 +104,15 @@ def _as_taken(named: Plan, record: Record) -> Plan:
     return next(
         (plan for plan in taken if plan and plan.plan_id == named.plan_id), named
     )
+
+
+def _refuse_cheaper(record: Record, plan: Plan) -> None:
+    """A period that is paid does not shrink."""
+    if not proration.at_least(plan.price.amount, record.plan.price.amount):
+        raise UngrantedError(
+            f"{plan.plan_id} costs less than {record.plan.plan_id}, which runs: a month"
+            " of it would take effect at once, and take away what was paid"
+        )
 
 
 def _begin_period(

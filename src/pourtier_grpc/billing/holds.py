@@ -14,7 +14,7 @@ from pourtier_grpc.billing.book import Book, origin_of_act
 from pourtier_grpc.caller import Act
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.expected import ExpectedError
-from pourtier_grpc.store import charges, holds, unmatched
+from pourtier_grpc.store import charges, due_subscriptions, holds, unmatched
 from pourtier_grpc.store.audit import AuditAction
 from pourtier_grpc.store.engine import Database, Reader, Transaction
 from pourtier_grpc.store.holds import Hold
@@ -79,7 +79,9 @@ class Holds:
                     "no worker has said yet that every escrow was compared with what"
                     " Passeur knows"
                 )
-            holds.end(tx, present, self._clock.now())
+            now = self._clock.now()
+            holds.end(tx, present, now)
+            due_subscriptions.bring_renewals_forward(tx, now)
             self._note(tx, AuditAction.CHARGING_RELEASED, present, act)
             state = self._state(tx)
             tx.commit()

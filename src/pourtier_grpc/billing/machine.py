@@ -186,7 +186,8 @@ def refused(
         return Transition(record=replace(record, due_time=due))
     if record.status == RENEWING:
         return _unrenewed(told, now, grace)
-    return looked(told, now)
+    # Where it is due already, money has come since the charge was begun.
+    return looked(told, now) if record.due_time is None else Transition(record=told)
 
 
 def period_over(record: Record, now: datetime) -> Transition:

@@ -73,37 +73,46 @@ def open_charge(
     return charge
 
 
-def require_chargeable(tx: Transaction, user: User) -> None:
-    """Raises USER_SUSPENDED, CHARGE_PENDING, CHARGING_HELD and ESCROW_NOT_INITIALIZED.
+def why_not_chargeable(tx: Transaction, user: User) -> PourtierError | None:
+    """Why a user is not to be charged now; None where nothing speaks against it.
 
-    Until the transaction ends, no hold begins. An escrow that is not known here is not
-    charged, though Passeur may know it: a database that has forgotten the escrow has
-    forgotten its charges, which are looked for when it is found again.
+    USER_SUSPENDED, CHARGE_PENDING, CHARGING_HELD or ESCROW_NOT_INITIALIZED. Until the
+    transaction ends, no hold begins. An escrow that is not known here is not charged,
+    though Passeur may know it: a database that has forgotten the escrow has forgotten
+    its charges, which are looked for when it is found again.
     """
+    user_id = UUID(user.user_id)
     if user.status != UserStatus.USER_STATUS_ACTIVE:
-        raise PourtierError(
+        return PourtierError(
             ErrorReason.ERROR_REASON_USER_SUSPENDED, "the account is suspended"
         )
-    require_settled(charges.open_of_user(tx, UUID(user.user_id)))
-    if is_held(tx, UUID(user.user_id)):
-        raise PourtierError(
+    open_charge_id = charges.open_of_user(tx, user_id)
+    if open_charge_id is not None:
+        return pending(open_charge_id)
+    if is_held(tx, user_id):
+        return PourtierError(
             ErrorReason.ERROR_REASON_CHARGING_HELD,
             "nothing is charged at the moment",
             retry_after=timedelta(seconds=HELD_SECONDS),
         )
-    if escrow_rows.find_account(tx, UUID(user.user_id)) is None:
-        raise not_initialized()
+    known = escrow_rows.find_account(tx, user_id) is not None
+    return None if known else not_initialized()
 
 
 def require_settled(charge_id: UUID | None) -> None:
     """Raises CHARGE_PENDING where there is a charge that is open, or a refund of it."""
     if charge_id is not None:
-        raise PourtierError(
-            ErrorReason.ERROR_REASON_CHARGE_PENDING,
-            "the outcome of the charge {charge_id} is not known yet",
-            retry_after=timedelta(seconds=PENDING_SECONDS),
-            charge_id=str(charge_id),
-        )
+        raise pending(charge_id)
+
+
+def pending(charge_id: UUID) -> PourtierError:
+    """The error of what has to wait for the outcome of a charge."""
+    return PourtierError(
+        ErrorReason.ERROR_REASON_CHARGE_PENDING,
+        "the outcome of the charge {charge_id} is not known yet",
+        retry_after=timedelta(seconds=PENDING_SECONDS),
+        charge_id=str(charge_id),
+    )
 
 
 def is_held(tx: Transaction, user_id: UUID) -> bool:
@@ -124,9 +133,11 @@ def described(charge: Charge) -> dict[str, str]:
 
 
 def wallet_of(tx: Transaction, user: User) -> str:
-    """The wallet of a user's escrow, or of the one that they would have."""
+    """The wallet of a user's escrow, which is known to be there."""
     account = escrow_rows.find_account(tx, UUID(user.user_id))
-    return user.wallet_address if account is None else account.escrow.wallet_address
+    if account is None:
+        raise LookupError(user.user_id)
+    return account.escrow.wallet_address
 
 
 def next_plan(catalogue: Catalogue, record: Record) -> Plan:

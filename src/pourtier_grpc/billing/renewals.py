@@ -9,13 +9,13 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from pourtier.v1.user_pb2 import User, UserStatus
+from pourtier.v1.user_pb2 import User
 from pourtier_grpc import deadline
 from pourtier_grpc.batches import see_to_each
 from pourtier_grpc.billing import machine
 from pourtier_grpc.billing.book import Book
 from pourtier_grpc.billing.catalogue import Catalogue
-from pourtier_grpc.billing.collecting import SUSPENDED, THREADS, Collecting
+from pourtier_grpc.billing.collecting import THREADS, Collecting
 from pourtier_grpc.billing.machine import (
     ACTIVE,
     EXPIRED,
@@ -25,21 +25,22 @@ from pourtier_grpc.billing.machine import (
     RENEWING,
 )
 from pourtier_grpc.billing.opening import (
-    HELD_SECONDS,
     Lease,
     Wanted,
     described,
-    is_held,
     next_plan,
     open_charge,
     wallet_of,
+    why_not_chargeable,
 )
 from pourtier_grpc.clock import Clock
+from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.escrow.asking import Asking
+from pourtier_grpc.escrow.refusals import unavailable
 from pourtier_grpc.expected import ExpectedError
 from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.passeur.errors import RefusalCode, RefusedError
-from pourtier_grpc.store import charges, due_subscriptions, subscriptions, users
+from pourtier_grpc.store import due_subscriptions, subscriptions, users
 from pourtier_grpc.store.audit import AuditAction
 from pourtier_grpc.store.charges import Charge
 from pourtier_grpc.store.engine import Database, Transaction
@@ -49,6 +50,14 @@ from pourtier_grpc.store.subscriptions import Record
 BATCH = 64
 CLAIM = timedelta(seconds=60)
 
+# How long a renewal waits that cannot be made now; access goes on meanwhile.
+PAUSE = timedelta(minutes=2)
+# Why the next period will not be paid: nothing is to be waited for within a day.
+HOPELESS = (
+    ErrorReason.ERROR_REASON_USER_SUSPENDED,
+    ErrorReason.ERROR_REASON_ESCROW_NOT_INITIALIZED,
+)
+
 _log = structlog.get_logger("pourtier.billing")
 
 Due = tuple[UUID, UUID]
@@ -56,10 +65,11 @@ Due = tuple[UUID, UUID]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Waiting:
-    """A subscription that waits for money in an escrow."""
+    """A subscription that waits for money in an escrow; `due_time` as it was read."""
 
     wallet_address: str
     price: Decimal
+    due_time: datetime | None
 
 
 class Renewals:
@@ -103,7 +113,7 @@ class Renewals:
         todo = self._decide(due)
         if isinstance(todo, _Waiting):
             if not self._has_money(todo):
-                self._look_again(due)
+                self._look_again(due, todo)
                 return
             todo = self._decide(due, has_money=True)
         if isinstance(todo, Charge):
@@ -124,8 +134,10 @@ class Renewals:
                 todo = self._period_over(tx, user, record, now)
             elif record.status in (PAST_DUE, EXPIRED) and record.charge_id is None:
                 todo = self._unpaid(tx, user, record, now, has_money=has_money)
-            else:
+            elif record.charge_id is None:
                 self._book.put_off(tx, record, None)
+            # What comes of a charge that is under way decides; until then the claim
+            # puts it off, and what has become due meanwhile is not forgotten.
             if isinstance(todo, Charge):
                 reach(Failpoint.CHARGE_WRITTEN)
             tx.commit()
@@ -142,14 +154,23 @@ class Renewals:
             self._renewing(tx, user, record, None)
         elif not record.renews:
             self._book.write(tx, user, machine.period_over(record, now))
-        elif _is_suspended(user):
-            self._book.write(tx, user, machine.expired(record, now, SUSPENDED))
-        elif self._must_wait(tx, record):
-            due = now + timedelta(seconds=HELD_SECONDS)
-            self._renewing(tx, user, record, due)
         else:
+            return self._renewed(tx, user, record, now)
+        return None
+
+    def _renewed(
+        self, tx: Transaction, user: User, record: Record, now: datetime
+    ) -> Charge | None:
+        """Has the next period paid, now or once that is possible."""
+        refused = self._why_not_now(tx, user)
+        if refused is None:
             self._renewing(tx, user, record, None)
             return self._open(tx, user, record, now)
+        if refused.reason in HOPELESS:
+            ended = machine.expired(record, now, refused.reason_name)
+            self._book.write(tx, user, ended)
+        else:
+            self._renewing(tx, user, record, now + PAUSE)
         return None
 
     def _renewing(
@@ -176,7 +197,7 @@ class Renewals:
         if not record.renews or self._is_superseded(tx, record):
             self._book.put_off(tx, record, record.grace_end_time)
             return None
-        if _is_suspended(user) or self._must_wait(tx, record):
+        if self._why_not_now(tx, user) is not None:
             self._book.put_off_look(tx, record)
             return None
         if has_money:
@@ -184,7 +205,9 @@ class Renewals:
             return self._open(tx, user, record, now)
         plan = next_plan(self._catalogue, record)
         return _Waiting(
-            wallet_address=wallet_of(tx, user), price=Decimal(plan.price.amount)
+            wallet_address=wallet_of(tx, user),
+            price=Decimal(plan.price.amount),
+            due_time=record.due_time,
         )
 
     def _open(
@@ -198,13 +221,12 @@ class Renewals:
         self._book.note(tx, user, AuditAction.CHARGE_REQUESTED, described(charge))
         return charge
 
-    def _must_wait(self, tx: Transaction, record: Record) -> bool:
-        """Whether nothing is charged now: held, under way, or nobody to ask."""
-        return (
-            self._asking.rest is not None
-            or charges.open_of_user(tx, record.user_id) is not None
-            or is_held(tx, record.user_id)
-        )
+    def _why_not_now(self, tx: Transaction, user: User) -> PourtierError | None:
+        """Why nothing is charged now, also where there is nobody to ask."""
+        refused = why_not_chargeable(tx, user)
+        if refused is None and self._asking.rest is not None:
+            return unavailable()
+        return refused
 
     def _is_superseded(self, tx: Transaction, record: Record) -> bool:
         """Whether another of the user's lives, or was made since."""
@@ -228,19 +250,23 @@ class Renewals:
             raise
         return found.balance >= waiting.price
 
-    def _look_again(self, due: Due) -> None:
+    def _look_again(self, due: Due, waiting: _Waiting) -> None:
+        """Puts off the next look, unless something has happened since this one began.
+
+        Its owner may have paid by hand, or a deposit may have brought it forward.
+        """
         user_id, subscription_id = due
         with self._database.transaction() as tx:
+            users.lock(tx, user_id)
             record = subscriptions.lock(tx, user_id, subscription_id)
-            # Its owner may have paid by hand while the escrow was looked at.
-            waits = record is not None and record.status in (PAST_DUE, EXPIRED)
-            if record is not None and waits and record.charge_id is None:
+            if record is not None and _still_waits(record, waiting):
                 self._book.put_off_look(tx, record)
             tx.commit()
 
 
-def _is_suspended(user: User) -> bool:
-    return user.status != UserStatus.USER_STATUS_ACTIVE
+def _still_waits(record: Record, waiting: _Waiting) -> bool:
+    unpaid = record.status in (PAST_DUE, EXPIRED) and record.charge_id is None
+    return unpaid and record.due_time == waiting.due_time
 
 
 def _is_over(end: datetime | None, now: datetime) -> bool:

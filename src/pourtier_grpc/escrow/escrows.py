@@ -15,6 +15,7 @@ from pourtier_grpc.escrow.transfers import Transfers
 from pourtier_grpc.store.audit import AuditLog
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.escrow import EscrowStore
+from pourtier_grpc.store.twins import Twins
 from pourtier_grpc.store.users import UserReader
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def make_escrows(
     users: UserReader,
     passeur: Passeur | None,
     audit_log: AuditLog,
+    twins: Twins,
     clock: Clock,
     answer_seconds: float,
 ) -> Escrows:
@@ -65,6 +67,7 @@ def make_escrows(
             asking=asking,
             outcomes=outcomes,
             audit_log=audit_log,
+            twins=twins,
             clock=clock,
         ),
         transactions=Transactions(store=store),

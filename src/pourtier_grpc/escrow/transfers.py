@@ -72,6 +72,7 @@ class Transfers:
         asking: Asking,
         outcomes: Outcomes,
         audit_log: AuditLog,
+        twins: Twins,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -81,7 +82,7 @@ class Transfers:
         self._outcomes = outcomes
         self._audit = audit_log
         self._clock = clock
-        self._twins = Twins(database=database)
+        self._twins = twins
 
     def deposit(self, caller: SignedInUser, amount: str, client: Client) -> Transaction:
         """Moves money from the caller's wallet into their escrow.

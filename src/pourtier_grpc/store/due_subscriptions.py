@@ -79,6 +79,12 @@ def bring_forward(tx: Transaction, user_id: UUID, now: datetime) -> None:
     )
 
 
+def bring_renewals_forward(tx: Transaction, now: datetime) -> None:
+    """Has the worker look now at renewals that could not be made."""
+    waiting = rows.c.status == RENEWING, rows.c.due_time > now
+    tx.run(update(rows).where(*waiting).values(due_time=now))
+
+
 def live_by_plan(reader: Reader, now: datetime) -> Mapping[str, int]:
     """How many subscriptions that give access each plan has."""
     renews = and_(rows.c.auto_renew, ~rows.c.cancel_at_period_end)
