@@ -33,7 +33,7 @@ from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.escrow.outcomes import name_of
 from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.passeur.errors import PasseurError, RefusedError
-from pourtier_grpc.store import charges, idempotency, users
+from pourtier_grpc.store import charges, claims, idempotency, users
 from pourtier_grpc.store.audit import AuditAction
 from pourtier_grpc.store.charges import Charge
 from pourtier_grpc.store.doubt import Doubt, undo_surely, write_surely
@@ -105,9 +105,19 @@ class Charging:
             if ours is None or ours.charge_id != made:
                 return self._join(made)
             # Our own, whose commit was not answered.
+            claims.note_kept()
             charge = ours
         reach(Failpoint.CHARGE_RECORDED)
         return self._ask(charge)
+
+    def joined(self, repeated: RepeatedCallError) -> Message:
+        """What came of a call's charge that another, under its key, has begun.
+
+        Raises the repetition where there is an answer already, or no charge.
+        """
+        if repeated.response is not None or repeated.resource_id is None:
+            raise repeated
+        return self._join(repeated.resource_id)
 
     def _write(self, call: Call, prepare: Prepare, lease_id: UUID) -> Charge:
         doubt = _doubt_of(call.subscription_id)

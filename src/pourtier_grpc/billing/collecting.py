@@ -15,7 +15,6 @@ from pourtier.v1.user_pb2 import UserStatus
 from pourtier_grpc import deadline
 from pourtier_grpc.batches import see_to_each
 from pourtier_grpc.billing import asking as ask
-from pourtier_grpc.billing.machine import RENEWAL, RENEWING
 from pourtier_grpc.billing.opening import HELD_SECONDS
 from pourtier_grpc.billing.outcomes import Outcomes, Settled
 from pourtier_grpc.clock import Clock
@@ -143,7 +142,8 @@ class Collecting:
             return settled
         match error.code:
             case RefusalCode.VOIDED:
-                return self._outcomes.voided(charge, ENDED, ends=True)
+                # Somebody has given it up, and has died before that was written.
+                return self._outcomes.voided(charge, ENDED)
             case RefusalCode.IDEMPOTENCY_KEY_REUSED:
                 return self._foreign(charge)
             case _:
@@ -166,8 +166,8 @@ class Collecting:
             return SUSPENDED
         with self._database.read() as read:
             record = subscriptions.find(read, charge.user_id, charge.subscription_id)
-        renewal = charge.kind == RENEWAL and record and record.status == RENEWING
-        return ENDED if renewal and record and not record.renews else None
+        wanted = record is None or record.renews or not charge.automatic
+        return None if wanted else ENDED
 
     def _is_held(self, charge: Charge) -> bool:
         with self._database.read() as read:

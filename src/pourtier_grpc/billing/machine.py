@@ -35,6 +35,7 @@ REACTIVATION = ChargeKind.CHARGE_KIND_REACTIVATION
 FIRST_LOOK = timedelta(minutes=1)
 LAST_PAUSE = timedelta(hours=6)
 LOOKED_FOR = timedelta(days=90)
+NO_GRACE = timedelta(0)
 # Enough doublings for the longest pause.
 MOST_DOUBLINGS = 16
 
@@ -159,7 +160,7 @@ def refunded(
     paid any more, it ends: what renews it is given up, if it still can be.
     """
     left = replace(record, value=proration.less_or_nothing(record.value, amount))
-    unpaid = charge.ordinal == record.ordinal and charge.refunded == charge.amount
+    unpaid = charge.ordinal == record.ordinal and left.value == "0"
     if not unpaid or record.status in (CANCELLED, FAILED):
         return None if left == record else Transition(record=left)
     if record.charge_id is None:
@@ -170,7 +171,7 @@ def refunded(
 def refused(
     record: Record,
     charge: Charge,
-    reason: str | None,
+    reason: str,
     now: datetime,
     grace: timedelta,
 ) -> Transition:
@@ -188,6 +189,22 @@ def refused(
         return _unrenewed(told, now, grace)
     # Where it is due already, money has come since the charge was begun.
     return looked(told, now) if record.due_time is None else Transition(record=told)
+
+
+def given_up(
+    record: Record, charge: Charge, reason: str, now: datetime, *, ends: bool
+) -> Transition:
+    """The charge was not made, and will not be: not for want of money.
+
+    Another attempt follows, unless nobody wants one, which is what `ends` says.
+    """
+    if charge.kind in (PURCHASE, UPGRADE):
+        return refused(record, charge, reason, now, NO_GRACE)
+    if not ends:
+        return Transition(record=replace(record, due_time=now))
+    if record.status == RENEWING:
+        return _unrenewed(record, now, NO_GRACE)
+    return looked(record, now)
 
 
 def period_over(record: Record, now: datetime) -> Transition:
@@ -253,6 +270,8 @@ def auto_renew(record: Record, now: datetime, *, on: bool) -> Transition:
     due = record.due_time
     if record.status == EXPIRED:
         due = now + FIRST_LOOK if on else None
+    elif record.status == PAST_DUE and on:
+        due = now
     return changed(record, now, auto_renew=on, due_time=due, looks=0)
 
 

@@ -34,13 +34,17 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What is to be charged for. `period_start` is None where that is not known yet."""
+    """What is to be charged for. `period_start` is None where that is not known yet.
+
+    `automatic` says that a worker does it, of which nobody has asked for this charge.
+    """
 
     record: Record
     kind: ChargeKind.ValueType
     plan: Plan
     credit: str = "0"
     period_start: datetime | None = None
+    automatic: bool = False
 
 
 def open_charge(
@@ -66,6 +70,7 @@ def open_charge(
         amount=proration.less(wanted.plan.price.amount, wanted.credit),
         credit=wanted.credit,
         period_start=wanted.period_start,
+        automatic=wanted.automatic,
         create_time=now,
         lease_id=lease.lease_id,
     )

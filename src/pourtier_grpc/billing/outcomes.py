@@ -18,7 +18,7 @@ from pourtier.v1.subscription_pb2 import ChargeStatus
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.billing import machine
 from pourtier_grpc.billing.book import Book
-from pourtier_grpc.billing.machine import PURCHASE, UPGRADE
+from pourtier_grpc.billing.machine import UPGRADE, Transition
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.passeur import models
@@ -101,7 +101,12 @@ class Outcomes:
 
     def refused(self, charge: Charge, reason: str) -> Settled | None:
         """Passeur refuses it, for a reason of the registry; its key is free again."""
-        return self._failed(charge, REFUSED, reason, AuditAction.CHARGE_REFUSED)
+        action = AuditAction.CHARGE_REFUSED
+
+        def follow(record: Record, now: datetime) -> Transition:
+            return machine.refused(record, charge, reason, now, self._grace)
+
+        return self._failed(charge, REFUSED, reason, action, follow)
 
     def voided(
         self,
@@ -113,13 +118,16 @@ class Outcomes:
     ) -> Settled | None:
         """Nothing was taken, and nothing will be; its key is free again.
 
-        With `ends` the subscription ends without grace: nobody wants it renewed.
-        `unmatched` is what Passeur has made under its key instead, if anything.
+        With `ends` nobody wants the subscription renewed; without, another attempt
+        follows. `unmatched` is what Passeur has made under its key instead, if
+        anything.
         """
         action = AuditAction.CHARGE_VOIDED
-        return self._failed(
-            charge, VOIDED, reason, action, ends=ends, unmatched=unmatched
-        )
+
+        def follow(record: Record, now: datetime) -> Transition:
+            return machine.given_up(record, charge, reason, now, ends=ends)
+
+        return self._failed(charge, VOIDED, reason, action, follow, unmatched)
 
     def put_off(self, charge: Charge, due: datetime) -> None:
         """Has it asked for again then, or by now, by whoever has the lease next."""
@@ -152,15 +160,11 @@ class Outcomes:
         status: ChargeStatus.ValueType,
         reason: str,
         action: AuditAction,
-        *,
-        ends: bool = False,
+        follow: Callable[[Record, datetime], Transition],
         unmatched: models.Charge | None = None,
     ) -> Settled | None:
-        grace = timedelta(0) if ends else self._grace
-
         def write(tx: Transaction, user: User, record: Record, now: datetime) -> Record:
-            told = _told(charge, record, status, reason)
-            transition = machine.refused(record, charge, told, now, grace)
+            transition = follow(record, now)
             details = {"charge_id": charge.key, "reason": reason}
             self._book.note(tx, user, action, details)
             if unmatched is not None:
@@ -230,14 +234,6 @@ def _instead_of(charge: Charge, made: models.Charge, now: datetime) -> Unmatched
         amount=text_of(made.amount),
         create_time=now,
     )
-
-
-def _told(
-    charge: Charge, record: Record, status: ChargeStatus.ValueType, reason: str
-) -> str | None:
-    """Why the subscription is not paid: not for a charge that was given up."""
-    given_up = status == VOIDED and charge.kind != PURCHASE
-    return record.failure_reason if given_up else reason
 
 
 def _there(found: T | None) -> T:

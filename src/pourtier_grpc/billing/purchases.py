@@ -38,6 +38,7 @@ from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import subscriptions
 from pourtier_grpc.store.engine import Transaction
+from pourtier_grpc.store.idempotency import RepeatedCallError
 from pourtier_grpc.store.ids import new_id
 from pourtier_grpc.store.subscriptions import Record
 
@@ -105,6 +106,8 @@ class Purchases:
             )
         except _MustBePaidError:
             return self._upgrade(caller, subscription_id, plan, client)
+        except RepeatedCallError as repeated:
+            return _changed(self._charging.joined(repeated))
 
     def reactivate(
         self, caller: SignedInUser, subscription_id: UUID, client: Client
@@ -129,6 +132,8 @@ class Purchases:
             return self._own.change(caller, subscription_id, client, kept).shown()
         except _MustBePaidError:
             return self._pay_anew(caller, subscription_id, client)
+        except RepeatedCallError as repeated:
+            return _subscription(self._charging.joined(repeated))
 
     def _upgrade(
         self, caller: SignedInUser, subscription_id: UUID, plan: Plan, client: Client
@@ -149,10 +154,7 @@ class Purchases:
             )
 
         call = _call(caller, subscription_id, client)
-        answer = self._charging.make(call, prepare)
-        if not isinstance(answer, pb.ChangePlanResponse):
-            raise TypeError(f"an upgrade was answered with {type(answer)}")
-        return answer
+        return _changed(self._charging.make(call, prepare))
 
     def _pay_anew(
         self, caller: SignedInUser, subscription_id: UUID, client: Client
@@ -213,6 +215,12 @@ def _call(caller: SignedInUser, subscription_id: UUID, client: Client) -> Call:
 def _subscription(answer: Message) -> Subscription:
     if not isinstance(answer, Subscription):
         raise TypeError(f"a purchase was answered with {type(answer)}")
+    return answer
+
+
+def _changed(answer: Message) -> pb.ChangePlanResponse:
+    if not isinstance(answer, pb.ChangePlanResponse):
+        raise TypeError(f"an upgrade was answered with {type(answer)}")
     return answer
 
 

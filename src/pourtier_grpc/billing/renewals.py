@@ -191,13 +191,18 @@ class Renewals:
         *,
         has_money: bool,
     ) -> Charge | _Waiting | None:
+        refused = self._why_not_now(tx, user)
+        if refused is not None and refused.reason not in HOPELESS:
+            # That is nobody's fault: neither a look nor the end of the grace counts.
+            self._book.put_off(tx, record, now + PAUSE)
+            return None
         if record.status == PAST_DUE and _is_over(record.grace_end_time, now):
             self._book.write(tx, user, machine.expired(record, now))
             return None
         if not record.renews or self._is_superseded(tx, record):
             self._book.put_off(tx, record, record.grace_end_time)
             return None
-        if self._why_not_now(tx, user) is not None:
+        if refused is not None:
             self._book.put_off_look(tx, record)
             return None
         if has_money:
@@ -215,7 +220,7 @@ class Renewals:
     ) -> Charge:
         kind = REACTIVATION if record.status == EXPIRED else RENEWAL
         plan = next_plan(self._catalogue, record)
-        wanted = Wanted(record=record, kind=kind, plan=plan)
+        wanted = Wanted(record=record, kind=kind, plan=plan, automatic=True)
         lease = Lease(lease_id=uuid4(), until=now + self._collecting.lease)
         charge = open_charge(tx, user, wanted, lease, now)
         self._book.note(tx, user, AuditAction.CHARGE_REQUESTED, described(charge))

@@ -28,7 +28,7 @@ from pourtier_grpc.escrow.outcomes import Outcomes, described, owner_of
 from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.passeur.amounts import text_of
 from pourtier_grpc.passeur.errors import PasseurError
-from pourtier_grpc.store import idempotency, transfers
+from pourtier_grpc.store import claims, idempotency, transfers
 from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
 from pourtier_grpc.store.doubt import Doubt, undo_surely, write_surely
 from pourtier_grpc.store.engine import Database
@@ -139,6 +139,7 @@ class Transfers:
             if made != asked.transfer.transaction_id:
                 return self._join(asked.caller.user_id, made)
             # Our own, whose commit was not answered.
+            claims.note_kept()
         return None
 
     def _join(self, user_id: UUID, transaction_id: UUID) -> Transaction:

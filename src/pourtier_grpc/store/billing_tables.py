@@ -97,6 +97,8 @@ charges = Table(
     Column("refunded", Text, nullable=False),
     # When the period begins that it pays for; None: when it is confirmed.
     time_column("period_start", nullable=True),
+    # Begun by a worker, and not asked for by a call.
+    Column("automatic", Boolean, nullable=False),
     Column("status", SmallInteger, nullable=False),
     Column("failure_reason", Text, nullable=True),
     Column("passeur_transaction_id", Text, nullable=True),

@@ -38,8 +38,9 @@ class Charge:
     """A charge, and the lease of whoever asks Passeur about it, or None.
 
     `amount` and `credit` together are the plan's price, in USDC. `period_start` is when
-    the period begins that it pays for, or None: when it is confirmed. `attempts` counts
-    the takings over; `attempt` is that of paying for the period.
+    the period begins that it pays for, or None: when it is confirmed. `automatic` says
+    that a worker has begun it, and no call. `attempts` counts the takings over;
+    `attempt` is that of paying for the period.
     """
 
     charge_id: UUID
@@ -55,6 +56,7 @@ class Charge:
     period_start: datetime | None
     create_time: datetime
     lease_id: UUID | None
+    automatic: bool = False
     status: ChargeStatus.ValueType = PENDING
     failure_reason: str | None = None
     refunded: str = "0"
@@ -185,6 +187,7 @@ def insert_one(tx: Transaction, charge: Charge, until: datetime) -> None:
             credit=charge.credit,
             refunded=charge.refunded,
             period_start=charge.period_start,
+            automatic=charge.automatic,
             status=charge.status,
             create_time=charge.create_time,
             lease_id=charge.lease_id,
@@ -293,6 +296,7 @@ def _charge(row: Row[Any]) -> Charge:
         amount=row.amount,
         credit=row.credit,
         period_start=row.period_start,
+        automatic=row.automatic,
         create_time=row.create_time,
         lease_id=row.lease_id,
         status=row.status,

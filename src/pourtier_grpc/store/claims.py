@@ -62,6 +62,13 @@ def claiming(claim: Claim | None) -> Iterator[None]:
         _claim.reset(token)
 
 
+def note_kept() -> None:
+    """Says that a transaction was kept of which no commit was answered."""
+    claim = current()
+    if claim is not None:
+        claim.kept()
+
+
 def current() -> Claim | None:
     """The claim of the call that is being served, or None where it makes none."""
     return _claim.get()

@@ -12,6 +12,7 @@ from typing import Any
 
 from pourtier_grpc import deadline
 from pourtier_grpc.errors import ErrorReason, PourtierError
+from pourtier_grpc.store import claims
 from pourtier_grpc.store.engine import Database, Transaction
 
 # How long a commit is asked after that was not answered, and how often.
@@ -65,6 +66,7 @@ def write_surely(
         committing = False
         try:
             if doubt.begun and is_kept():
+                claims.note_kept()
                 return
             with database.transaction() as tx:
                 write(tx)

@@ -32,6 +32,7 @@ from pourtier_grpc.store.pages import Page
 
 ACTIVE = SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE
 RENEWING = SubscriptionStatus.SUBSCRIPTION_STATUS_RENEWING
+FAILED = SubscriptionStatus.SUBSCRIPTION_STATUS_FAILED
 PAST_DUE = SubscriptionStatus.SUBSCRIPTION_STATUS_PAST_DUE
 # How long a renewal may take without anybody losing access for it.
 RENEWAL_ACCESS = timedelta(hours=24)
@@ -209,11 +210,10 @@ def find_live(reader: Reader, user_id: UUID) -> Record | None:
 
 
 def newest(reader: Reader, user_id: UUID) -> Record | None:
-    """A user's subscription that was made last, or None."""
+    """A user's subscription that was made last, of those that ever were, or None."""
     order = rows.c.create_time.desc(), rows.c.subscription_id.desc()
-    return _one(
-        reader, _SELECT.where(rows.c.user_id == user_id).order_by(*order).limit(1)
-    )
+    query = _SELECT.where(rows.c.user_id == user_id, rows.c.status != FAILED)
+    return _one(reader, query.order_by(*order).limit(1))
 
 
 def of_user(reader: Reader, user_id: UUID) -> list[Record]:

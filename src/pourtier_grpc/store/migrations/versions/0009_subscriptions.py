@@ -60,6 +60,7 @@ STATEMENTS = (
         credit text NOT NULL,
         refunded text NOT NULL,
         period_start timestamptz,
+        automatic boolean NOT NULL,
         status smallint NOT NULL,
         failure_reason text,
         passeur_transaction_id text,
