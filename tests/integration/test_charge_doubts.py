@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import sqlalchemy
 from grpc import StatusCode
 
+from pourtier_grpc.billing.charging import Charging
 from pourtier_grpc.billing.outcomes import Outcomes
 from pourtier_grpc.config import Settings
 from pourtier_grpc.store import doubt, engine, twins
@@ -56,18 +58,21 @@ def one_charge(own: Service, sim: PasseurSim, whose: Person, before: int) -> Non
 @KEYS
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("owner", [engine.Transaction, sqlalchemy.Connection])
 def test_a_commit_without_an_answer_is_asked_after(
     own: Service,
     sim: PasseurSim,
     monkeypatch: pytest.MonkeyPatch,
+    owner: type,
     kind: str,
     key: str | None,
     kept: bool,
 ) -> None:
+    """Lost before or after what the service itself notes of its commit."""
     whose = escrowed(own, sim, "500")
     call = charging(own, whose, kind)
     before = len(paid(sim, whose))
-    lost = Lost(monkeypatch, engine.Transaction, "commit")
+    lost = Lost(monkeypatch, owner, "commit")
     lost.times, lost.after = 1, kept
     answer = call(key)
     assert lost.times == 0
@@ -154,3 +159,24 @@ def test_a_refusal_that_cannot_be_noted_is_not_told(
     settle(own)
     assert row_of(own, subscription_id)["status"] == FAILED
     assert paid(sim, whose) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_call_that_died_is_joined_by_its_repeat(
+    own: Service, sim: PasseurSim, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Also while nobody can say yet whether Passeur has made its charge."""
+    whose = escrowed(own, sim, "500")
+    call = charging(own, whose, kind)
+    before = len(paid(sim, whose))
+    lost = Lost(monkeypatch, Charging, "_ask")
+    lost.times = 1
+    with refusal("DATABASE_UNAVAILABLE"):
+        call("k")
+    with refusal("IDEMPOTENCY_IN_PROGRESS"):
+        call("k")
+    own.clock.move(seconds=40)
+    told = call("k")
+    assert subscription_of(told).charge_pending
+    assert call("k") == told
+    one_charge(own, sim, whose, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from uuid import UUID
 
 import httpx
@@ -11,6 +12,7 @@ import pytest
 from grpc import StatusCode
 
 from pourtier.v1 import subscription_pb2 as pb
+from pourtier.v1.subscription_pb2 import Subscription
 from pourtier_grpc.config import Settings
 from pourtier_grpc.passeur.breaker import BreakerState
 from pourtier_grpc.store import idempotency
@@ -26,7 +28,7 @@ from support.charges import (
     settle,
     subscription_of,
 )
-from support.escrow import balance, escrowed, funded, keys
+from support.escrow import balance, escrowed, funded, keys, known_here
 from support.passeur import PasseurSim, ThreadedSim
 from support.servers import state_folder
 from support.service import Service
@@ -39,6 +41,7 @@ from support.subscriptions import (
     RENEWING,
     again,
     agree,
+    billing,
     cancel,
     charges,
     events,
@@ -46,6 +49,7 @@ from support.subscriptions import (
     paid,
     row_of,
     subscribe,
+    update,
     work,
 )
 
@@ -108,6 +112,7 @@ class TestNobodyToAsk:
         shown = found(own, whose, made.subscription_id)
         assert (shown.status, shown.charge_pending) == (RENEWING, False)
         assert shown.access_end_time.ToSeconds() > own.clock.now().timestamp()
+        own.clock.move(minutes=2)
         settle(own)
         assert found(own, whose, made.subscription_id).status == ACTIVE
         assert len(paid(sim, whose)) == 2
@@ -130,6 +135,7 @@ class TestNothingSent:
         self, own: Service, sim: PasseurSim
     ) -> None:
         whose = person(own)
+        known_here(own, whose)
         with refusal("PASSEUR_UNAVAILABLE", StatusCode.UNAVAILABLE):
             subscribe(own, whose, key="k")
         (charge,) = own.sql.run(CHARGES)
@@ -386,3 +392,56 @@ def test_the_key_of_an_open_charge_is_not_forgotten(
         subscribe(own, whose, key="k")
     assert refused.value.reason == "SUBSCRIPTION_ALREADY_EXISTS"
     assert len(paid(sim, whose)) == 1
+
+
+class TestComingBack:
+    """Of what has expired for want of money, and is to come back with it."""
+
+    def expired(self, own: Service, sim: PasseurSim) -> tuple[Person, Subscription]:
+        whose = escrowed(own, sim, "29")
+        made = subscribe(own, whose)
+        fall_due(own, made)
+        work(own)
+        assert found(own, whose, made.subscription_id).status == EXPIRED
+        return whose, made
+
+    def test_another_purchase_that_failed_does_not_matter(
+        self, own: Service, sim: PasseurSim
+    ) -> None:
+        whose, made = self.expired(own, sim)
+        with refusal("INSUFFICIENT_ESCROW_BALANCE"):
+            subscribe(own, whose, "pro")
+        sim.top_up(whose.wallet.address, "29")
+        own.clock.move(minutes=2)
+        work(own)
+        assert found(own, whose, made.subscription_id).status == ACTIVE
+
+    def test_looks_that_cannot_be_made_do_not_count(
+        self, own: Service, sim: PasseurSim
+    ) -> None:
+        _, made = self.expired(own, sim)
+        own.sql.run(
+            "INSERT INTO charging_holds (hold_id, reason, begin_time)"
+            " VALUES (gen_random_uuid(), 'a test', %s)",
+            own.clock.now(),
+        )
+        for _ in range(5):
+            own.clock.move(minutes=3)
+            work(own)
+        row = row_of(own, made.subscription_id)
+        assert row["looks"] == 0
+        assert row["due_time"] <= own.clock.now() + timedelta(minutes=3)
+
+    def test_who_says_no_while_it_is_under_way_is_not_charged(
+        self, own: Service, sim: PasseurSim
+    ) -> None:
+        whose, made = self.expired(own, sim)
+        sim.top_up(whose.wallet.address, "29")
+        sim.fault(operation="charge", drop=True, when="before")
+        own.clock.move(minutes=2)
+        billing(own).renewals.renew()
+        assert found(own, whose, made.subscription_id).charge_pending
+        update(own, whose, made.subscription_id, auto_renew=False)
+        settle(own)
+        assert found(own, whose, made.subscription_id).status == EXPIRED
+        assert len(paid(sim, whose)) == 1

@@ -24,6 +24,7 @@ from support.callers import Person, audited
 from support.escrow import escrowed
 from support.passeur import PasseurSim
 from support.service import Service
+from support.subscriptions import row_of
 from support.threads import together
 
 pytestmark = pytest.mark.usefixtures("no_retries")
@@ -144,7 +145,9 @@ class TestAmounts:
         with pytest.raises(RefundError, match="nothing of the charge"):
             refund(books, first)
         assert refund(books, upgrade["charge_id"]) == (CONFIRMED, "79")
-        assert books.subscription(ann, bought).status == CANCELLED
+        # The rest of the period is paid by the credit, which nobody loses.
+        assert books.subscription(ann, bought).status == ACTIVE
+        assert row_of(own, bought.subscription_id)["value"] == "20"
         assert given_back(sim, ann) == ["9", "79"]
 
     def test_what_went_through_a_granted_month_counts_as_what_was_credited(

@@ -181,13 +181,19 @@ class TestRefunds:
         self, basic: Record, status: SubscriptionStatus.ValueType
     ) -> None:
         """Also what has expired: the money would come back, and be charged again."""
-        present = replace(basic, status=status)
+        present = replace(basic, status=status, value="20")
         after = machine.refunded(present, charged(basic, "29"), "20", END)
         assert after is not None
         assert after.event == EventType.SUBSCRIPTION_CANCELLED
         assert (after.record.status, after.record.end_time) == (CANCELLED, END)
         assert after.record.access_end is None
         assert after.record.due_time is None
+
+    def test_what_is_paid_by_credit_goes_on(self, basic: Record) -> None:
+        upgraded = replace(basic, value="99")
+        after = machine.refunded(upgraded, charged(basic, "79"), "79", START + DAY)
+        assert after is not None
+        assert (after.record.status, after.record.value) == (ACTIVE, "20")
 
     def test_all_of_an_earlier_period_ends_nothing(self, basic: Record) -> None:
         granted = machine.granted(basic, BASIC, START + DAY).record
