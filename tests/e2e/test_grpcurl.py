@@ -163,8 +163,8 @@ def test_it_asks_what_a_plan_allows_and_takes_a_place(
     told = json.loads(printed(*words, f"{service}/CheckEntitlement"))
     assert told["denials"][0]["metadata"]["required_plan"] == "basic"
     body = json.dumps({"user_id": user_id, "metric": "running_strategies"})
-    words = ("-format-error", "-H", header, "-d", body, target)
-    detail = details(grpcurl(*words, f"{service}/ReserveUsage"))
+    words = ("-H", header, "-d", body, target)
+    detail = details(grpcurl("-format-error", *words, f"{service}/ReserveUsage"))
     assert detail["reason"] == "TIER_INSUFFICIENT"
     body = json.dumps({"user_id": user_id, "metric": "backtests", "ttl": "60s"})
     words = ("-H", header, "-d", body, target)

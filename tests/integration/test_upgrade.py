@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -162,7 +163,7 @@ def test_a_server_refuses_the_database_of_the_release_before(past: Past) -> None
 def test_what_escrows_had_done_is_kept_and_then_pays_for_plans(
     databases: Databases, folder: Path, sim: PasseurSim
 ) -> None:
-    now = {"key_dir": folder / "keys", "passeur_url": sim.url}
+    now: dict[str, Any] = {"key_dir": folder / "keys", "passeur_url": sim.url}
     with databases.fresh() as today, databases.fresh(migrated=False) as url:
         with running(today, **now) as made:
             ann = escrow.escrowed(made, sim, "30")
