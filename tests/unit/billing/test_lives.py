@@ -204,15 +204,15 @@ class Lives(RuleBasedStateMachine):
     @rule()
     def grant(self) -> None:
         before = self.record
-        access = before.access_end is not None and self.now < before.access_end
+        runs = before.access_end is not None and self.now < before.access_end
 
         self._take(machine.granted(before, before.plan, self.now))
 
-        assert self.record.ordinal == before.ordinal + 1
-        if not access:
-            # What does not run on has been used up.
-            self.consumed += Fraction(before.value)
-            assert self.record.value == "0"
+        after = self.record
+        assert (after.status, after.ordinal) == (ACTIVE, before.ordinal + 1)
+        # What is given is worth nothing; what does not run on has been used up.
+        assert Fraction(after.value) <= (Fraction(before.value) if runs else 0)
+        self.consumed += Fraction(before.value) - Fraction(after.value)
 
     @property
     def is_due(self) -> bool:

@@ -194,19 +194,6 @@ class TestPaid:
 
 
 class TestGranted:
-    def test_a_month_comes_after_what_runs(self) -> None:
-        before = active(NOW)
-
-        done = machine.granted(before, BASIC, LATER)
-
-        assert done.event == EventType.SUBSCRIPTION_RENEWED
-        after = done.record
-        assert after.period == Period(start=START, end=at("2028-03-31"))
-        assert (after.ordinal, after.value) == (2, "29")
-        assert after.due_time == at("2028-03-31")
-        # What follows is counted from the same day.
-        assert end_of(renewed(after, end_of(after))) == at("2028-04-30")
-
     @pytest.mark.parametrize("status", [PENDING, EXPIRED, CANCELLED, FAILED])
     def test_a_month_begins_where_nothing_runs(
         self, status: SubscriptionStatus.ValueType
@@ -232,12 +219,6 @@ class TestGranted:
             start=at("2028-03-01"), end=at("2028-04-01")
         )
         assert done.record.value == "0"
-
-    def test_what_was_paid_is_spread_over_the_longer_time(self) -> None:
-        after = machine.granted(active(NOW), BASIC, LATER).record
-        middle = START + (end_of(after) - START) / 2
-
-        assert machine.plan_change(after, PRO, middle).credit == "14.5"
 
 
 class TestPlanChange:
