@@ -132,7 +132,7 @@ class TestRefused:
         assert done.record == replace(waiting, due_time=END + MINUTE)
 
     def test_what_is_past_due_is_looked_at_again(self) -> None:
-        record = past_due()
+        record = replace(past_due(), due_time=None)
 
         done = machine.refused(
             record, charge_for(record, RENEWAL, LATER), "STILL", END + DAY, NO_GRACE
@@ -148,7 +148,7 @@ class TestRefused:
         )
 
     def test_what_has_expired_is_looked_at_again(self) -> None:
-        record, now = expired(), END + 2 * DAY
+        record, now = replace(expired(), due_time=None), END + 2 * DAY
 
         done = machine.refused(
             record, charge_for(record, REACTIVATION, now), "STILL", now, 3 * DAY
