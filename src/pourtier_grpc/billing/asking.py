@@ -71,7 +71,7 @@ def error_of(reason: str | None, refused: Charge, balance: str = "") -> Pourtier
         case ErrorReason.ERROR_REASON_ESCROW_NOT_INITIALIZED:
             return not_initialized()
         case ErrorReason.ERROR_REASON_INVALID_AMOUNT:
-            return money.invalid_amount(refused.amount)
+            return money.invalid_amount(refused.amount, field=None)
         case _:
             return unavailable()
 
