@@ -14,7 +14,18 @@ from datetime import timedelta
 from pourtier.v1.error_reason_pb2 import ErrorReason
 from pourtier_grpc.expected import ExpectedError
 
-__all__ = ["ErrorReason", "FieldViolation", "PourtierError", "QuotaViolation"]
+__all__ = [
+    "ErrorReason",
+    "FieldViolation",
+    "PourtierError",
+    "QuotaViolation",
+    "reason_name",
+]
+
+
+def reason_name(reason: ErrorReason.ValueType) -> str:
+    """A reason as clients see it, such as `WALLET_NOT_REGISTERED`."""
+    return ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +81,8 @@ class PourtierError(ExpectedError):
 
     @property
     def reason_name(self) -> str:
-        """The reason as clients see it, such as `WALLET_NOT_REGISTERED`."""
-        return ErrorReason.Name(self.reason).removeprefix("ERROR_REASON_")
+        """The reason as clients see it."""
+        return reason_name(self.reason)
 
     @property
     def message(self) -> str:

@@ -275,8 +275,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_INVALID_AMOUNT: _ErrorReason.ValueType  # 112
     """(INVALID_ARGUMENT) The amount is not a decimal string above 0 with at most twelve
-    digits before the point and six after it, or one that Passeur refuses. Sent in
-    transactions too.
+    digits before the point and six after it, or one that Passeur refuses, also of what a
+    plan costs. Sent in transactions, charges and subscriptions too.
     Metadata: `{"amount": "0.0000001"}`.
     """
     ERROR_REASON_TRANSACTION_NOT_FOUND: _ErrorReason.ValueType  # 113
@@ -326,8 +326,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `{"status": "EXPIRED"}`.
     """
     ERROR_REASON_SUBSCRIPTION_ENDED: _ErrorReason.ValueType  # 135
-    """(FAILED_PRECONDITION) The subscription was cancelled or has failed, and nothing about
-    it changes any more.
+    """(FAILED_PRECONDITION) The subscription was cancelled and has ended: only
+    ReactivateSubscription changes it. Or it has failed, and nothing does. Sent in charges
+    and subscriptions too, where nobody wanted a period any more.
     Metadata: `{"status": "CANCELLED"}`.
     """
     ERROR_REASON_CHARGE_PENDING: _ErrorReason.ValueType  # 136
@@ -343,7 +344,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INSUFFICIENT_ESCROW_BALANCE: _ErrorReason.ValueType  # 138
     """(FAILED_PRECONDITION) The escrow holds less than that costs. Deposit the difference.
     Sent in charges and subscriptions too.
-    Metadata: `{"balance": "12.5", "required": "29"}`, in USDC.
+    Metadata: `{"balance": "12.5", "required": "29"}`, in USDC; the balance is empty where
+    it is not known.
     """
     ERROR_REASON_TIER_INSUFFICIENT: _ErrorReason.ValueType  # 139
     """(FAILED_PRECONDITION) The plan does not include that at all. Sent in denials too.
@@ -641,8 +643,8 @@ Metadata: `{"balance": "12.5"}`, what it holds, in USDC.
 """
 ERROR_REASON_INVALID_AMOUNT: ErrorReason.ValueType  # 112
 """(INVALID_ARGUMENT) The amount is not a decimal string above 0 with at most twelve
-digits before the point and six after it, or one that Passeur refuses. Sent in
-transactions too.
+digits before the point and six after it, or one that Passeur refuses, also of what a
+plan costs. Sent in transactions, charges and subscriptions too.
 Metadata: `{"amount": "0.0000001"}`.
 """
 ERROR_REASON_TRANSACTION_NOT_FOUND: ErrorReason.ValueType  # 113
@@ -692,8 +694,9 @@ ERROR_REASON_SUBSCRIPTION_NOT_ACTIVE: ErrorReason.ValueType  # 134
 Metadata: `{"status": "EXPIRED"}`.
 """
 ERROR_REASON_SUBSCRIPTION_ENDED: ErrorReason.ValueType  # 135
-"""(FAILED_PRECONDITION) The subscription was cancelled or has failed, and nothing about
-it changes any more.
+"""(FAILED_PRECONDITION) The subscription was cancelled and has ended: only
+ReactivateSubscription changes it. Or it has failed, and nothing does. Sent in charges
+and subscriptions too, where nobody wanted a period any more.
 Metadata: `{"status": "CANCELLED"}`.
 """
 ERROR_REASON_CHARGE_PENDING: ErrorReason.ValueType  # 136
@@ -709,7 +712,8 @@ Metadata: `{}`.
 ERROR_REASON_INSUFFICIENT_ESCROW_BALANCE: ErrorReason.ValueType  # 138
 """(FAILED_PRECONDITION) The escrow holds less than that costs. Deposit the difference.
 Sent in charges and subscriptions too.
-Metadata: `{"balance": "12.5", "required": "29"}`, in USDC.
+Metadata: `{"balance": "12.5", "required": "29"}`, in USDC; the balance is empty where
+it is not known.
 """
 ERROR_REASON_TIER_INSUFFICIENT: ErrorReason.ValueType  # 139
 """(FAILED_PRECONDITION) The plan does not include that at all. Sent in denials too.

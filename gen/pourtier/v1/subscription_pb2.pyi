@@ -40,7 +40,7 @@ class _SubscriptionStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Su
     SUBSCRIPTION_STATUS_EXPIRED: _SubscriptionStatus.ValueType  # 5
     """Its period has ended, and no other was paid."""
     SUBSCRIPTION_STATUS_CANCELLED: _SubscriptionStatus.ValueType  # 6
-    """It was cancelled, and has ended."""
+    """It was cancelled, and has ended. Only ReactivateSubscription brings it back."""
     SUBSCRIPTION_STATUS_FAILED: _SubscriptionStatus.ValueType  # 7
     """Its first charge was refused, or could not be made."""
 
@@ -62,7 +62,7 @@ SUBSCRIPTION_STATUS_PAST_DUE: SubscriptionStatus.ValueType  # 4
 SUBSCRIPTION_STATUS_EXPIRED: SubscriptionStatus.ValueType  # 5
 """Its period has ended, and no other was paid."""
 SUBSCRIPTION_STATUS_CANCELLED: SubscriptionStatus.ValueType  # 6
-"""It was cancelled, and has ended."""
+"""It was cancelled, and has ended. Only ReactivateSubscription brings it back."""
 SUBSCRIPTION_STATUS_FAILED: SubscriptionStatus.ValueType  # 7
 """Its first charge was refused, or could not be made."""
 Global___SubscriptionStatus: _TypeAlias = SubscriptionStatus  # noqa: Y015
@@ -168,8 +168,11 @@ class Subscription(_message.Message):
     next_plan_id: _builtins.str
     """The plan that the next renewal takes; empty where that is the present one."""
     failure_reason: _builtins.str
-    """Why it failed or expired, by the name of a value of `ErrorReason` without its prefix,
-    such as INSUFFICIENT_ESCROW_BALANCE. Empty where no charge was refused.
+    """Why it is not paid, by the name of a value of `ErrorReason` without its prefix: its
+    last charge was refused (INSUFFICIENT_ESCROW_BALANCE, ESCROW_NOT_INITIALIZED or
+    INVALID_AMOUNT), its purchase was given up (PASSEUR_UNAVAILABLE, USER_SUSPENDED or
+    SUBSCRIPTION_ENDED), or its user was suspended when it was to be renewed
+    (USER_SUSPENDED). Empty where it is none of these, and once it is paid.
     """
     etag: _builtins.str
     """Changes with every change (AIP-154)."""
@@ -271,8 +274,11 @@ class Charge(_message.Message):
     status: Global___ChargeStatus.ValueType
     """How far it has come."""
     failure_reason: _builtins.str
-    """Why it was refused, by the name of a value of `ErrorReason` without its prefix. Empty
-    unless it was.
+    """Why it was refused or given up, by the name of a value of `ErrorReason` without its
+    prefix. Refused: INSUFFICIENT_ESCROW_BALANCE, ESCROW_NOT_INITIALIZED or INVALID_AMOUNT.
+    Voided: PASSEUR_UNAVAILABLE, where it was never sent; USER_SUSPENDED;
+    SUBSCRIPTION_ENDED, where nobody wants the period any more; CHARGING_HELD, where a
+    database that was brought back has found a later attempt. Empty of any other.
     """
     signature: _builtins.str
     """The signature of its transaction on the chain; empty until it is confirmed."""

@@ -48,24 +48,25 @@ class SubscriptionServiceStub:
     A signed-in user may call it who has no subscription that lives. It is answered when
     Passeur has made the charge: ACTIVE, from that moment. Where Passeur's answer did not
     come, it is answered as PENDING with `charge_pending`, and follows by itself. Refused,
-    nothing is charged. Repeated under its `idempotency-key`, it is the same purchase, and is
-    answered as it was at first; where it was refused, it is tried anew.
+    nothing is charged. Repeated under its `idempotency-key`, it is the same purchase, and
+    is answered as it was at first; where it was refused, it is tried anew.
     Takes an idempotency key.
 
-    Errors: PLAN_NOT_FOUND, PLAN_NOT_PURCHASABLE, SUBSCRIPTION_ALREADY_EXISTS, CHARGE_PENDING,
-    CHARGING_HELD, INSUFFICIENT_ESCROW_BALANCE, ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE
-    (nothing is charged after any of these), OUTCOME_UNKNOWN, and those of every call by a
-    signed-in user. OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything is
-    charged: repeat the call under the same key, or look at GetCurrentSubscription.
+    Errors: PLAN_NOT_FOUND, PLAN_NOT_PURCHASABLE, SUBSCRIPTION_ALREADY_EXISTS,
+    CHARGE_PENDING, CHARGING_HELD, INSUFFICIENT_ESCROW_BALANCE, ESCROW_NOT_INITIALIZED,
+    INVALID_AMOUNT (Passeur refuses the price), PASSEUR_UNAVAILABLE (nothing is charged
+    after any of these), OUTCOME_UNKNOWN, and those of every call by a signed-in user.
+    OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything is charged: repeat
+    the call under the same key, or look at GetCurrentSubscription.
     """
     UpdateSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.UpdateSubscriptionRequest, _subscription_pb2.Subscription]
     """Changes whether a subscription renews itself: `auto_renew`.
 
     A signed-in user may call it, of a subscription of theirs that has not been cancelled.
     With `update_mask` exactly the named fields change; without it, those that are present
-    (AIP-134). With `subscription.etag` the change is made only if the subscription is still
-    in that state. A repeated call ends in the same state; nothing is written where nothing
-    would change.
+    (AIP-134). With `subscription.etag` the change is made only if the subscription is
+    still in that state. A repeated call ends in the same state; nothing is written where
+    nothing would change.
     Takes an idempotency key.
 
     Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ENDED, INVALID_UPDATE_MASK, ETAG_MISMATCH,
@@ -81,7 +82,8 @@ class SubscriptionServiceStub:
     GetSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.GetSubscriptionRequest, _subscription_pb2.Subscription]
     """Answers one of the caller's subscriptions.
 
-    Changes nothing. A signed-in user may call it. Another's subscription is as good as none.
+    Changes nothing. A signed-in user may call it. Another's subscription is as good as
+    none.
 
     Errors: SUBSCRIPTION_NOT_FOUND, and those of every call by a signed-in user.
     """
@@ -96,29 +98,35 @@ class SubscriptionServiceStub:
     CancelSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.CancelSubscriptionRequest, _subscription_pb2.Subscription]
     """Cancels a subscription at the end of what is paid.
 
-    A signed-in user may call it. Until that moment it stays ACTIVE, with
-    `cancel_at_period_end`; ReactivateSubscription takes it back. Whatever gives no access any
-    more, or access that is not paid, is cancelled at once. Repeated, it changes nothing.
+    A signed-in user may call it. An ACTIVE subscription stays so until its period ends,
+    with `cancel_at_period_end`; ReactivateSubscription takes that back. A RENEWING one
+    whose charge is under way is marked likewise, and the charge given up if it still can
+    be; once made, the period that it pays for is the last. Any other RENEWING one, and one
+    that is PAST_DUE or EXPIRED, is CANCELLED at once; nothing is charged for it by itself
+    any more. One that is CANCELLED or FAILED already is answered as it is. Repeated, it
+    changes nothing.
     Takes an idempotency key.
 
-    Errors: SUBSCRIPTION_NOT_FOUND, CHARGE_PENDING (of a subscription whose first or next
-    purchase is not settled), and those of every call by a signed-in user.
+    Errors: SUBSCRIPTION_NOT_FOUND, CHARGE_PENDING (of a PENDING one, and of any that would
+    be CANCELLED at once while a charge or a refund of it is under way), and those of every
+    call by a signed-in user.
     """
     ChangePlan: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.ChangePlanRequest, _subscription_service_pb2.ChangePlanResponse]
-    """Changes the plan of a subscription: to a dearer one now, to another at the period's end.
+    """Changes the plan of a subscription: to a dearer one now, to another with the renewal.
 
-    A signed-in user may call it, of an ACTIVE subscription of theirs. A dearer plan is paid
-    from the escrow at once, less what is unused of the period, which ends; a new one begins
-    with the call. Any other is taken with the next renewal; naming the present plan takes
-    that back. Where Passeur's answer did not come, the subscription is answered with
+    A signed-in user may call it, of an ACTIVE subscription of theirs. A dearer plan is
+    paid from the escrow at once, less what is unused of the period, which ends; a new one
+    begins with the call. Any other is taken with the next renewal; naming the present plan
+    takes that back. Where Passeur's answer did not come, the subscription is answered with
     `charge_pending`. Refused, nothing is charged, and nothing changes.
     Takes an idempotency key.
 
     Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_NOT_ACTIVE, PLAN_NOT_FOUND,
     PLAN_NOT_PURCHASABLE, CHARGE_PENDING, CHARGING_HELD, INSUFFICIENT_ESCROW_BALANCE,
-    ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE, OUTCOME_UNKNOWN, and those of every call by a
-    signed-in user. OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything is
-    charged: repeat the call under the same key, or look at ListCharges.
+    ESCROW_NOT_INITIALIZED, INVALID_AMOUNT (Passeur refuses the price),
+    PASSEUR_UNAVAILABLE, OUTCOME_UNKNOWN, and those of every call by a signed-in user.
+    OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything is charged: repeat
+    the call under the same key, or look at ListCharges.
     """
     PreviewChange: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.PreviewChangeRequest, _subscription_service_pb2.PreviewChangeResponse]
     """Answers what ChangePlan would do at this moment, to the last place.
@@ -129,27 +137,28 @@ class SubscriptionServiceStub:
     PLAN_NOT_PURCHASABLE, CHARGE_PENDING, and those of every call by a signed-in user.
     """
     ReactivateSubscription: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.ReactivateSubscriptionRequest, _subscription_pb2.Subscription]
-    """Takes a cancellation back, or pays anew for a subscription that has ended.
+    """Takes a cancellation back, or pays for a subscription that is past due or has ended.
 
     A signed-in user may call it. Of one that is cancelled at its period's end, nothing is
-    charged. One that has ended, or is past due, is paid from the escrow at its price, and
-    begins anew at that moment. One that is ACTIVE and not cancelled is answered as it is.
+    charged. Any other is paid from the escrow at its price: one that is PAST_DUE goes on
+    where its period ended; one that has ended, EXPIRED or CANCELLED, begins anew at that
+    moment. One that is ACTIVE and not cancelled is answered as it is.
     Takes an idempotency key.
 
     Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_NOT_ACTIVE (of one that never was),
     SUBSCRIPTION_ALREADY_EXISTS (another lives), CHARGE_PENDING, CHARGING_HELD,
-    INSUFFICIENT_ESCROW_BALANCE, ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE, OUTCOME_UNKNOWN,
-    and those of every call by a signed-in user. OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave
-    open whether anything is charged: repeat the call under the same key, or look at
-    ListCharges.
+    INSUFFICIENT_ESCROW_BALANCE, ESCROW_NOT_INITIALIZED, INVALID_AMOUNT (Passeur refuses
+    the price), PASSEUR_UNAVAILABLE, OUTCOME_UNKNOWN, and those of every call by a
+    signed-in user. OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything is
+    charged: repeat the call under the same key, or look at ListCharges.
     """
     ListCharges: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.ListChargesRequest, _subscription_service_pb2.ListChargesResponse]
     """Lists the charges of one of the caller's subscriptions, the newest first.
 
     Changes nothing. A signed-in user may call it.
 
-    Errors: SUBSCRIPTION_NOT_FOUND, INVALID_PAGE_TOKEN, and those of every call by a signed-in
-    user.
+    Errors: SUBSCRIPTION_NOT_FOUND, INVALID_PAGE_TOKEN, and those of every call by a
+    signed-in user.
     """
     GetUsage: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.GetUsageRequest, _subscription_service_pb2.GetUsageResponse]
     """Answers how much the caller uses of what their plan limits.
@@ -161,8 +170,9 @@ class SubscriptionServiceStub:
     CheckEntitlement: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.CheckEntitlementRequest, _subscription_service_pb2.CheckEntitlementResponse]
     """Answers whether a user's plan has a feature, or leaves room for one more of a metric.
 
-    Changes nothing. A service with the scope `entitlements.check` may call it. A denial is an
-    answer, not an error: USER_NOT_FOUND, USER_SUSPENDED, TIER_INSUFFICIENT or QUOTA_EXCEEDED.
+    Changes nothing. A service with the scope `entitlements.check` may call it. A denial is
+    an answer, not an error: USER_NOT_FOUND, USER_SUSPENDED, TIER_INSUFFICIENT or
+    QUOTA_EXCEEDED.
 
     Errors: UNKNOWN_FEATURE, and those of every call by a service.
     """
@@ -177,9 +187,9 @@ class SubscriptionServiceStub:
     ReserveUsage: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.ReserveUsageRequest, _subscription_service_pb2.ReserveUsageResponse]
     """Takes one place of a metric for a user, for as long as it takes to begin.
 
-    A service with the scope `usage.write` may call it. The place is free again when its `ttl`
-    is over, unless it was committed. Repeated under its `idempotency-key`, it is the same
-    place; without a key it is another one.
+    A service with the scope `usage.write` may call it. The place is free again when its
+    `ttl` is over, unless it was committed. Repeated under its `idempotency-key`, it is the
+    same place; without a key it is another one.
     Takes an idempotency key.
 
     Errors: USER_NOT_FOUND, USER_SUSPENDED, TIER_INSUFFICIENT, QUOTA_EXCEEDED, and those of
@@ -188,28 +198,30 @@ class SubscriptionServiceStub:
     CommitUsage: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.CommitUsageRequest, _subscription_service_pb2.CommitUsageResponse]
     """Holds a reserved place for good: what it was taken for has begun.
 
-    A service with the scope `usage.write` may call it. A strategy holds its place until it is
-    released; a backtest stays counted in its period. A place that has lapsed is taken again,
-    if there is still one. Repeated, it changes nothing.
+    A service with the scope `usage.write` may call it, whichever has taken the place. A
+    strategy holds its place until it is released; a backtest stays counted in the period
+    in which it was reserved. A place that has lapsed is taken again, if there is still
+    one; a backtest then counts in the period of that moment. Repeated, it changes nothing.
     Takes an idempotency key.
 
-    Errors: RESERVATION_NOT_FOUND, RESERVATION_LAPSED, RESERVATION_RELEASED, and those of every
-    call by a service.
+    Errors: RESERVATION_NOT_FOUND, RESERVATION_LAPSED, RESERVATION_RELEASED, and those of
+    every call by a service.
     """
     ReleaseUsage: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.ReleaseUsageRequest, _subscription_service_pb2.ReleaseUsageResponse]
     """Gives a place back.
 
-    A service with the scope `usage.write` may call it. A backtest that was committed stays
-    counted, and is answered as it is. Repeated, it changes nothing.
+    A service with the scope `usage.write` may call it, whichever has taken the place. A
+    backtest that was committed stays counted, and is answered as it is. Repeated, it
+    changes nothing.
     Takes an idempotency key.
 
     Errors: RESERVATION_NOT_FOUND, and those of every call by a service.
     """
     ListReservations: _grpc.UnaryUnaryMultiCallable[_subscription_service_pb2.ListReservationsRequest, _subscription_service_pb2.ListReservationsResponse]
-    """Lists the places that the calling service has taken and that are held, the newest first.
+    """Lists the places that are held and that the calling service took, the newest first.
 
-    Changes nothing. A service with the scope `usage.write` may call it. Filters are joined by
-    "and". What was released or has lapsed is left out.
+    Changes nothing. A service with the scope `usage.write` may call it. Filters are joined
+    by "and". What was released or has lapsed is left out.
 
     Errors: INVALID_PAGE_TOKEN, and those of every call by a service.
     """
@@ -233,24 +245,25 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     A signed-in user may call it who has no subscription that lives. It is answered when
     Passeur has made the charge: ACTIVE, from that moment. Where Passeur's answer did not
     come, it is answered as PENDING with `charge_pending`, and follows by itself. Refused,
-    nothing is charged. Repeated under its `idempotency-key`, it is the same purchase, and is
-    answered as it was at first; where it was refused, it is tried anew.
+    nothing is charged. Repeated under its `idempotency-key`, it is the same purchase, and
+    is answered as it was at first; where it was refused, it is tried anew.
     Takes an idempotency key.
 
-    Errors: PLAN_NOT_FOUND, PLAN_NOT_PURCHASABLE, SUBSCRIPTION_ALREADY_EXISTS, CHARGE_PENDING,
-    CHARGING_HELD, INSUFFICIENT_ESCROW_BALANCE, ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE
-    (nothing is charged after any of these), OUTCOME_UNKNOWN, and those of every call by a
-    signed-in user. OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything is
-    charged: repeat the call under the same key, or look at GetCurrentSubscription.
+    Errors: PLAN_NOT_FOUND, PLAN_NOT_PURCHASABLE, SUBSCRIPTION_ALREADY_EXISTS,
+    CHARGE_PENDING, CHARGING_HELD, INSUFFICIENT_ESCROW_BALANCE, ESCROW_NOT_INITIALIZED,
+    INVALID_AMOUNT (Passeur refuses the price), PASSEUR_UNAVAILABLE (nothing is charged
+    after any of these), OUTCOME_UNKNOWN, and those of every call by a signed-in user.
+    OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything is charged: repeat
+    the call under the same key, or look at GetCurrentSubscription.
     """
     UpdateSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.UpdateSubscriptionRequest, _subscription_pb2.Subscription]  # type: ignore[assignment]
     """Changes whether a subscription renews itself: `auto_renew`.
 
     A signed-in user may call it, of a subscription of theirs that has not been cancelled.
     With `update_mask` exactly the named fields change; without it, those that are present
-    (AIP-134). With `subscription.etag` the change is made only if the subscription is still
-    in that state. A repeated call ends in the same state; nothing is written where nothing
-    would change.
+    (AIP-134). With `subscription.etag` the change is made only if the subscription is
+    still in that state. A repeated call ends in the same state; nothing is written where
+    nothing would change.
     Takes an idempotency key.
 
     Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ENDED, INVALID_UPDATE_MASK, ETAG_MISMATCH,
@@ -266,7 +279,8 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     GetSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.GetSubscriptionRequest, _subscription_pb2.Subscription]  # type: ignore[assignment]
     """Answers one of the caller's subscriptions.
 
-    Changes nothing. A signed-in user may call it. Another's subscription is as good as none.
+    Changes nothing. A signed-in user may call it. Another's subscription is as good as
+    none.
 
     Errors: SUBSCRIPTION_NOT_FOUND, and those of every call by a signed-in user.
     """
@@ -281,29 +295,35 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     CancelSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.CancelSubscriptionRequest, _subscription_pb2.Subscription]  # type: ignore[assignment]
     """Cancels a subscription at the end of what is paid.
 
-    A signed-in user may call it. Until that moment it stays ACTIVE, with
-    `cancel_at_period_end`; ReactivateSubscription takes it back. Whatever gives no access any
-    more, or access that is not paid, is cancelled at once. Repeated, it changes nothing.
+    A signed-in user may call it. An ACTIVE subscription stays so until its period ends,
+    with `cancel_at_period_end`; ReactivateSubscription takes that back. A RENEWING one
+    whose charge is under way is marked likewise, and the charge given up if it still can
+    be; once made, the period that it pays for is the last. Any other RENEWING one, and one
+    that is PAST_DUE or EXPIRED, is CANCELLED at once; nothing is charged for it by itself
+    any more. One that is CANCELLED or FAILED already is answered as it is. Repeated, it
+    changes nothing.
     Takes an idempotency key.
 
-    Errors: SUBSCRIPTION_NOT_FOUND, CHARGE_PENDING (of a subscription whose first or next
-    purchase is not settled), and those of every call by a signed-in user.
+    Errors: SUBSCRIPTION_NOT_FOUND, CHARGE_PENDING (of a PENDING one, and of any that would
+    be CANCELLED at once while a charge or a refund of it is under way), and those of every
+    call by a signed-in user.
     """
     ChangePlan: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.ChangePlanRequest, _subscription_service_pb2.ChangePlanResponse]  # type: ignore[assignment]
-    """Changes the plan of a subscription: to a dearer one now, to another at the period's end.
+    """Changes the plan of a subscription: to a dearer one now, to another with the renewal.
 
-    A signed-in user may call it, of an ACTIVE subscription of theirs. A dearer plan is paid
-    from the escrow at once, less what is unused of the period, which ends; a new one begins
-    with the call. Any other is taken with the next renewal; naming the present plan takes
-    that back. Where Passeur's answer did not come, the subscription is answered with
+    A signed-in user may call it, of an ACTIVE subscription of theirs. A dearer plan is
+    paid from the escrow at once, less what is unused of the period, which ends; a new one
+    begins with the call. Any other is taken with the next renewal; naming the present plan
+    takes that back. Where Passeur's answer did not come, the subscription is answered with
     `charge_pending`. Refused, nothing is charged, and nothing changes.
     Takes an idempotency key.
 
     Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_NOT_ACTIVE, PLAN_NOT_FOUND,
     PLAN_NOT_PURCHASABLE, CHARGE_PENDING, CHARGING_HELD, INSUFFICIENT_ESCROW_BALANCE,
-    ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE, OUTCOME_UNKNOWN, and those of every call by a
-    signed-in user. OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything is
-    charged: repeat the call under the same key, or look at ListCharges.
+    ESCROW_NOT_INITIALIZED, INVALID_AMOUNT (Passeur refuses the price),
+    PASSEUR_UNAVAILABLE, OUTCOME_UNKNOWN, and those of every call by a signed-in user.
+    OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything is charged: repeat
+    the call under the same key, or look at ListCharges.
     """
     PreviewChange: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.PreviewChangeRequest, _subscription_service_pb2.PreviewChangeResponse]  # type: ignore[assignment]
     """Answers what ChangePlan would do at this moment, to the last place.
@@ -314,27 +334,28 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     PLAN_NOT_PURCHASABLE, CHARGE_PENDING, and those of every call by a signed-in user.
     """
     ReactivateSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.ReactivateSubscriptionRequest, _subscription_pb2.Subscription]  # type: ignore[assignment]
-    """Takes a cancellation back, or pays anew for a subscription that has ended.
+    """Takes a cancellation back, or pays for a subscription that is past due or has ended.
 
     A signed-in user may call it. Of one that is cancelled at its period's end, nothing is
-    charged. One that has ended, or is past due, is paid from the escrow at its price, and
-    begins anew at that moment. One that is ACTIVE and not cancelled is answered as it is.
+    charged. Any other is paid from the escrow at its price: one that is PAST_DUE goes on
+    where its period ended; one that has ended, EXPIRED or CANCELLED, begins anew at that
+    moment. One that is ACTIVE and not cancelled is answered as it is.
     Takes an idempotency key.
 
     Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_NOT_ACTIVE (of one that never was),
     SUBSCRIPTION_ALREADY_EXISTS (another lives), CHARGE_PENDING, CHARGING_HELD,
-    INSUFFICIENT_ESCROW_BALANCE, ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE, OUTCOME_UNKNOWN,
-    and those of every call by a signed-in user. OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave
-    open whether anything is charged: repeat the call under the same key, or look at
-    ListCharges.
+    INSUFFICIENT_ESCROW_BALANCE, ESCROW_NOT_INITIALIZED, INVALID_AMOUNT (Passeur refuses
+    the price), PASSEUR_UNAVAILABLE, OUTCOME_UNKNOWN, and those of every call by a
+    signed-in user. OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything is
+    charged: repeat the call under the same key, or look at ListCharges.
     """
     ListCharges: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.ListChargesRequest, _subscription_service_pb2.ListChargesResponse]  # type: ignore[assignment]
     """Lists the charges of one of the caller's subscriptions, the newest first.
 
     Changes nothing. A signed-in user may call it.
 
-    Errors: SUBSCRIPTION_NOT_FOUND, INVALID_PAGE_TOKEN, and those of every call by a signed-in
-    user.
+    Errors: SUBSCRIPTION_NOT_FOUND, INVALID_PAGE_TOKEN, and those of every call by a
+    signed-in user.
     """
     GetUsage: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.GetUsageRequest, _subscription_service_pb2.GetUsageResponse]  # type: ignore[assignment]
     """Answers how much the caller uses of what their plan limits.
@@ -346,8 +367,9 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     CheckEntitlement: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.CheckEntitlementRequest, _subscription_service_pb2.CheckEntitlementResponse]  # type: ignore[assignment]
     """Answers whether a user's plan has a feature, or leaves room for one more of a metric.
 
-    Changes nothing. A service with the scope `entitlements.check` may call it. A denial is an
-    answer, not an error: USER_NOT_FOUND, USER_SUSPENDED, TIER_INSUFFICIENT or QUOTA_EXCEEDED.
+    Changes nothing. A service with the scope `entitlements.check` may call it. A denial is
+    an answer, not an error: USER_NOT_FOUND, USER_SUSPENDED, TIER_INSUFFICIENT or
+    QUOTA_EXCEEDED.
 
     Errors: UNKNOWN_FEATURE, and those of every call by a service.
     """
@@ -362,9 +384,9 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     ReserveUsage: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.ReserveUsageRequest, _subscription_service_pb2.ReserveUsageResponse]  # type: ignore[assignment]
     """Takes one place of a metric for a user, for as long as it takes to begin.
 
-    A service with the scope `usage.write` may call it. The place is free again when its `ttl`
-    is over, unless it was committed. Repeated under its `idempotency-key`, it is the same
-    place; without a key it is another one.
+    A service with the scope `usage.write` may call it. The place is free again when its
+    `ttl` is over, unless it was committed. Repeated under its `idempotency-key`, it is the
+    same place; without a key it is another one.
     Takes an idempotency key.
 
     Errors: USER_NOT_FOUND, USER_SUSPENDED, TIER_INSUFFICIENT, QUOTA_EXCEEDED, and those of
@@ -373,28 +395,30 @@ class SubscriptionServiceAsyncStub(SubscriptionServiceStub):
     CommitUsage: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.CommitUsageRequest, _subscription_service_pb2.CommitUsageResponse]  # type: ignore[assignment]
     """Holds a reserved place for good: what it was taken for has begun.
 
-    A service with the scope `usage.write` may call it. A strategy holds its place until it is
-    released; a backtest stays counted in its period. A place that has lapsed is taken again,
-    if there is still one. Repeated, it changes nothing.
+    A service with the scope `usage.write` may call it, whichever has taken the place. A
+    strategy holds its place until it is released; a backtest stays counted in the period
+    in which it was reserved. A place that has lapsed is taken again, if there is still
+    one; a backtest then counts in the period of that moment. Repeated, it changes nothing.
     Takes an idempotency key.
 
-    Errors: RESERVATION_NOT_FOUND, RESERVATION_LAPSED, RESERVATION_RELEASED, and those of every
-    call by a service.
+    Errors: RESERVATION_NOT_FOUND, RESERVATION_LAPSED, RESERVATION_RELEASED, and those of
+    every call by a service.
     """
     ReleaseUsage: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.ReleaseUsageRequest, _subscription_service_pb2.ReleaseUsageResponse]  # type: ignore[assignment]
     """Gives a place back.
 
-    A service with the scope `usage.write` may call it. A backtest that was committed stays
-    counted, and is answered as it is. Repeated, it changes nothing.
+    A service with the scope `usage.write` may call it, whichever has taken the place. A
+    backtest that was committed stays counted, and is answered as it is. Repeated, it
+    changes nothing.
     Takes an idempotency key.
 
     Errors: RESERVATION_NOT_FOUND, and those of every call by a service.
     """
     ListReservations: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.ListReservationsRequest, _subscription_service_pb2.ListReservationsResponse]  # type: ignore[assignment]
-    """Lists the places that the calling service has taken and that are held, the newest first.
+    """Lists the places that are held and that the calling service took, the newest first.
 
-    Changes nothing. A service with the scope `usage.write` may call it. Filters are joined by
-    "and". What was released or has lapsed is left out.
+    Changes nothing. A service with the scope `usage.write` may call it. Filters are joined
+    by "and". What was released or has lapsed is left out.
 
     Errors: INVALID_PAGE_TOKEN, and those of every call by a service.
     """
@@ -427,15 +451,16 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         A signed-in user may call it who has no subscription that lives. It is answered when
         Passeur has made the charge: ACTIVE, from that moment. Where Passeur's answer did not
         come, it is answered as PENDING with `charge_pending`, and follows by itself. Refused,
-        nothing is charged. Repeated under its `idempotency-key`, it is the same purchase, and is
-        answered as it was at first; where it was refused, it is tried anew.
+        nothing is charged. Repeated under its `idempotency-key`, it is the same purchase, and
+        is answered as it was at first; where it was refused, it is tried anew.
         Takes an idempotency key.
 
-        Errors: PLAN_NOT_FOUND, PLAN_NOT_PURCHASABLE, SUBSCRIPTION_ALREADY_EXISTS, CHARGE_PENDING,
-        CHARGING_HELD, INSUFFICIENT_ESCROW_BALANCE, ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE
-        (nothing is charged after any of these), OUTCOME_UNKNOWN, and those of every call by a
-        signed-in user. OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything is
-        charged: repeat the call under the same key, or look at GetCurrentSubscription.
+        Errors: PLAN_NOT_FOUND, PLAN_NOT_PURCHASABLE, SUBSCRIPTION_ALREADY_EXISTS,
+        CHARGE_PENDING, CHARGING_HELD, INSUFFICIENT_ESCROW_BALANCE, ESCROW_NOT_INITIALIZED,
+        INVALID_AMOUNT (Passeur refuses the price), PASSEUR_UNAVAILABLE (nothing is charged
+        after any of these), OUTCOME_UNKNOWN, and those of every call by a signed-in user.
+        OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything is charged: repeat
+        the call under the same key, or look at GetCurrentSubscription.
         """
 
     @_abc_1.abstractmethod
@@ -448,9 +473,9 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         A signed-in user may call it, of a subscription of theirs that has not been cancelled.
         With `update_mask` exactly the named fields change; without it, those that are present
-        (AIP-134). With `subscription.etag` the change is made only if the subscription is still
-        in that state. A repeated call ends in the same state; nothing is written where nothing
-        would change.
+        (AIP-134). With `subscription.etag` the change is made only if the subscription is
+        still in that state. A repeated call ends in the same state; nothing is written where
+        nothing would change.
         Takes an idempotency key.
 
         Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ENDED, INVALID_UPDATE_MASK, ETAG_MISMATCH,
@@ -478,7 +503,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_subscription_pb2.Subscription, _abc.Awaitable[_subscription_pb2.Subscription]]:
         """Answers one of the caller's subscriptions.
 
-        Changes nothing. A signed-in user may call it. Another's subscription is as good as none.
+        Changes nothing. A signed-in user may call it. Another's subscription is as good as
+        none.
 
         Errors: SUBSCRIPTION_NOT_FOUND, and those of every call by a signed-in user.
         """
@@ -505,13 +531,18 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_subscription_pb2.Subscription, _abc.Awaitable[_subscription_pb2.Subscription]]:
         """Cancels a subscription at the end of what is paid.
 
-        A signed-in user may call it. Until that moment it stays ACTIVE, with
-        `cancel_at_period_end`; ReactivateSubscription takes it back. Whatever gives no access any
-        more, or access that is not paid, is cancelled at once. Repeated, it changes nothing.
+        A signed-in user may call it. An ACTIVE subscription stays so until its period ends,
+        with `cancel_at_period_end`; ReactivateSubscription takes that back. A RENEWING one
+        whose charge is under way is marked likewise, and the charge given up if it still can
+        be; once made, the period that it pays for is the last. Any other RENEWING one, and one
+        that is PAST_DUE or EXPIRED, is CANCELLED at once; nothing is charged for it by itself
+        any more. One that is CANCELLED or FAILED already is answered as it is. Repeated, it
+        changes nothing.
         Takes an idempotency key.
 
-        Errors: SUBSCRIPTION_NOT_FOUND, CHARGE_PENDING (of a subscription whose first or next
-        purchase is not settled), and those of every call by a signed-in user.
+        Errors: SUBSCRIPTION_NOT_FOUND, CHARGE_PENDING (of a PENDING one, and of any that would
+        be CANCELLED at once while a charge or a refund of it is under way), and those of every
+        call by a signed-in user.
         """
 
     @_abc_1.abstractmethod
@@ -520,20 +551,21 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_service_pb2.ChangePlanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_subscription_service_pb2.ChangePlanResponse, _abc.Awaitable[_subscription_service_pb2.ChangePlanResponse]]:
-        """Changes the plan of a subscription: to a dearer one now, to another at the period's end.
+        """Changes the plan of a subscription: to a dearer one now, to another with the renewal.
 
-        A signed-in user may call it, of an ACTIVE subscription of theirs. A dearer plan is paid
-        from the escrow at once, less what is unused of the period, which ends; a new one begins
-        with the call. Any other is taken with the next renewal; naming the present plan takes
-        that back. Where Passeur's answer did not come, the subscription is answered with
+        A signed-in user may call it, of an ACTIVE subscription of theirs. A dearer plan is
+        paid from the escrow at once, less what is unused of the period, which ends; a new one
+        begins with the call. Any other is taken with the next renewal; naming the present plan
+        takes that back. Where Passeur's answer did not come, the subscription is answered with
         `charge_pending`. Refused, nothing is charged, and nothing changes.
         Takes an idempotency key.
 
         Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_NOT_ACTIVE, PLAN_NOT_FOUND,
         PLAN_NOT_PURCHASABLE, CHARGE_PENDING, CHARGING_HELD, INSUFFICIENT_ESCROW_BALANCE,
-        ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE, OUTCOME_UNKNOWN, and those of every call by a
-        signed-in user. OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything is
-        charged: repeat the call under the same key, or look at ListCharges.
+        ESCROW_NOT_INITIALIZED, INVALID_AMOUNT (Passeur refuses the price),
+        PASSEUR_UNAVAILABLE, OUTCOME_UNKNOWN, and those of every call by a signed-in user.
+        OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything is charged: repeat
+        the call under the same key, or look at ListCharges.
         """
 
     @_abc_1.abstractmethod
@@ -556,19 +588,20 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_service_pb2.ReactivateSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_subscription_pb2.Subscription, _abc.Awaitable[_subscription_pb2.Subscription]]:
-        """Takes a cancellation back, or pays anew for a subscription that has ended.
+        """Takes a cancellation back, or pays for a subscription that is past due or has ended.
 
         A signed-in user may call it. Of one that is cancelled at its period's end, nothing is
-        charged. One that has ended, or is past due, is paid from the escrow at its price, and
-        begins anew at that moment. One that is ACTIVE and not cancelled is answered as it is.
+        charged. Any other is paid from the escrow at its price: one that is PAST_DUE goes on
+        where its period ended; one that has ended, EXPIRED or CANCELLED, begins anew at that
+        moment. One that is ACTIVE and not cancelled is answered as it is.
         Takes an idempotency key.
 
         Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_NOT_ACTIVE (of one that never was),
         SUBSCRIPTION_ALREADY_EXISTS (another lives), CHARGE_PENDING, CHARGING_HELD,
-        INSUFFICIENT_ESCROW_BALANCE, ESCROW_NOT_INITIALIZED, PASSEUR_UNAVAILABLE, OUTCOME_UNKNOWN,
-        and those of every call by a signed-in user. OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave
-        open whether anything is charged: repeat the call under the same key, or look at
-        ListCharges.
+        INSUFFICIENT_ESCROW_BALANCE, ESCROW_NOT_INITIALIZED, INVALID_AMOUNT (Passeur refuses
+        the price), PASSEUR_UNAVAILABLE, OUTCOME_UNKNOWN, and those of every call by a
+        signed-in user. OUTCOME_UNKNOWN and DEADLINE_EXCEEDED leave open whether anything is
+        charged: repeat the call under the same key, or look at ListCharges.
         """
 
     @_abc_1.abstractmethod
@@ -581,8 +614,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Changes nothing. A signed-in user may call it.
 
-        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_PAGE_TOKEN, and those of every call by a signed-in
-        user.
+        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_PAGE_TOKEN, and those of every call by a
+        signed-in user.
         """
 
     @_abc_1.abstractmethod
@@ -606,8 +639,9 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_subscription_service_pb2.CheckEntitlementResponse, _abc.Awaitable[_subscription_service_pb2.CheckEntitlementResponse]]:
         """Answers whether a user's plan has a feature, or leaves room for one more of a metric.
 
-        Changes nothing. A service with the scope `entitlements.check` may call it. A denial is an
-        answer, not an error: USER_NOT_FOUND, USER_SUSPENDED, TIER_INSUFFICIENT or QUOTA_EXCEEDED.
+        Changes nothing. A service with the scope `entitlements.check` may call it. A denial is
+        an answer, not an error: USER_NOT_FOUND, USER_SUSPENDED, TIER_INSUFFICIENT or
+        QUOTA_EXCEEDED.
 
         Errors: UNKNOWN_FEATURE, and those of every call by a service.
         """
@@ -634,9 +668,9 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_subscription_service_pb2.ReserveUsageResponse, _abc.Awaitable[_subscription_service_pb2.ReserveUsageResponse]]:
         """Takes one place of a metric for a user, for as long as it takes to begin.
 
-        A service with the scope `usage.write` may call it. The place is free again when its `ttl`
-        is over, unless it was committed. Repeated under its `idempotency-key`, it is the same
-        place; without a key it is another one.
+        A service with the scope `usage.write` may call it. The place is free again when its
+        `ttl` is over, unless it was committed. Repeated under its `idempotency-key`, it is the
+        same place; without a key it is another one.
         Takes an idempotency key.
 
         Errors: USER_NOT_FOUND, USER_SUSPENDED, TIER_INSUFFICIENT, QUOTA_EXCEEDED, and those of
@@ -651,13 +685,14 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_subscription_service_pb2.CommitUsageResponse, _abc.Awaitable[_subscription_service_pb2.CommitUsageResponse]]:
         """Holds a reserved place for good: what it was taken for has begun.
 
-        A service with the scope `usage.write` may call it. A strategy holds its place until it is
-        released; a backtest stays counted in its period. A place that has lapsed is taken again,
-        if there is still one. Repeated, it changes nothing.
+        A service with the scope `usage.write` may call it, whichever has taken the place. A
+        strategy holds its place until it is released; a backtest stays counted in the period
+        in which it was reserved. A place that has lapsed is taken again, if there is still
+        one; a backtest then counts in the period of that moment. Repeated, it changes nothing.
         Takes an idempotency key.
 
-        Errors: RESERVATION_NOT_FOUND, RESERVATION_LAPSED, RESERVATION_RELEASED, and those of every
-        call by a service.
+        Errors: RESERVATION_NOT_FOUND, RESERVATION_LAPSED, RESERVATION_RELEASED, and those of
+        every call by a service.
         """
 
     @_abc_1.abstractmethod
@@ -668,8 +703,9 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_subscription_service_pb2.ReleaseUsageResponse, _abc.Awaitable[_subscription_service_pb2.ReleaseUsageResponse]]:
         """Gives a place back.
 
-        A service with the scope `usage.write` may call it. A backtest that was committed stays
-        counted, and is answered as it is. Repeated, it changes nothing.
+        A service with the scope `usage.write` may call it, whichever has taken the place. A
+        backtest that was committed stays counted, and is answered as it is. Repeated, it
+        changes nothing.
         Takes an idempotency key.
 
         Errors: RESERVATION_NOT_FOUND, and those of every call by a service.
@@ -681,10 +717,10 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_service_pb2.ListReservationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_subscription_service_pb2.ListReservationsResponse, _abc.Awaitable[_subscription_service_pb2.ListReservationsResponse]]:
-        """Lists the places that the calling service has taken and that are held, the newest first.
+        """Lists the places that are held and that the calling service took, the newest first.
 
-        Changes nothing. A service with the scope `usage.write` may call it. Filters are joined by
-        "and". What was released or has lapsed is left out.
+        Changes nothing. A service with the scope `usage.write` may call it. Filters are joined
+        by "and". What was released or has lapsed is left out.
 
         Errors: INVALID_PAGE_TOKEN, and those of every call by a service.
         """

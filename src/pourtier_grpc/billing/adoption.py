@@ -28,9 +28,8 @@ from pourtier_grpc.billing.machine import (
 from pourtier_grpc.billing.opening import described, next_plan
 from pourtier_grpc.billing.outcomes import Outcomes
 from pourtier_grpc.clock import Clock
-from pourtier_grpc.errors import ErrorReason
+from pourtier_grpc.errors import ErrorReason, reason_name
 from pourtier_grpc.escrow.asking import Asking
-from pourtier_grpc.escrow.outcomes import name_of
 from pourtier_grpc.passeur import models
 from pourtier_grpc.store import charges, subscriptions, users
 from pourtier_grpc.store.audit import AuditAction
@@ -45,7 +44,7 @@ ATTEMPTS = 8
 FURTHER = 3
 # By what a lease outlasts the calls that are made under it.
 LEASE_MARGIN = timedelta(seconds=10)
-HELD = name_of(ErrorReason.ERROR_REASON_CHARGING_HELD)
+HELD = reason_name(ErrorReason.ERROR_REASON_CHARGING_HELD)
 
 Unknown = dict[str, models.Transaction]
 

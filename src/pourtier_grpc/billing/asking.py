@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pourtier_grpc.errors import ErrorReason, PourtierError
+from pourtier_grpc.errors import ErrorReason, PourtierError, reason_name
 from pourtier_grpc.escrow import money
 from pourtier_grpc.escrow.asking import Asking
-from pourtier_grpc.escrow.outcomes import name_of
 from pourtier_grpc.escrow.refusals import not_initialized, unavailable
 from pourtier_grpc.passeur import models
 from pourtier_grpc.passeur.amounts import text_of
@@ -56,7 +55,7 @@ def void(asking: Asking, unwanted: Charge) -> models.Charge | None:
 
 def refusal_of(error: RefusedError) -> str | None:
     """The name of the reason for which a charge is refused for good, or None."""
-    return name_of(REFUSALS[error.code]) if error.code in REFUSALS else None
+    return reason_name(REFUSALS[error.code]) if error.code in REFUSALS else None
 
 
 def error_of(reason: str | None, refused: Charge, balance: str = "") -> PourtierError:
@@ -72,7 +71,7 @@ def error_of(reason: str | None, refused: Charge, balance: str = "") -> Pourtier
         case ErrorReason.ERROR_REASON_ESCROW_NOT_INITIALIZED:
             return not_initialized()
         case ErrorReason.ERROR_REASON_INVALID_AMOUNT:
-            return money.invalid_amount(refused.amount)
+            return money.invalid_amount(refused.amount, field=None)
         case _:
             return unavailable()
 

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class Terms:
     """How people are charged.
 
-    `grace` is how long access goes on after a renewal was refused. `answer_seconds` is
-    how long Passeur may take for an answer.
+    `grace` is how long access goes on after the end of a period whose renewal was
+    refused. `answer_seconds` is how long Passeur may take for an answer.
     """
 
     grace: timedelta

@@ -69,7 +69,7 @@ class Outcomes:
         grace: timedelta,
         tell: Tell,
     ) -> None:
-        """`grace` is how long access goes on after a renewal was refused."""
+        """`grace` is how long access goes on after a period that was not renewed."""
         self._database = database
         self._book = book
         self._clock = clock

@@ -10,17 +10,14 @@ from uuid import UUID
 from google.protobuf.message import Message
 
 from pourtier.v1 import subscription_service_pb2 as pb
-from pourtier.v1.subscription_pb2 import Subscription, SubscriptionStatus
+from pourtier.v1.subscription_pb2 import Subscription
 from pourtier_grpc.billing import machine
 from pourtier_grpc.billing.book import Book, origin_of, status_of
 from pourtier_grpc.billing.catalogue import Catalogue
 from pourtier_grpc.billing.machine import (
     ACTIVE,
     CANCELLED,
-    EXPIRED,
     FAILED,
-    PAST_DUE,
-    PENDING,
     RENEWING,
     Transition,
 )
@@ -226,21 +223,15 @@ def not_found(subscription_id: UUID) -> PourtierError:
 
 
 def _cancelled(record: Record, now: datetime) -> Transition | None:
-    match record.status:
-        case SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE:
-            if record.cancel_at_period_end:
-                return None
-            return machine.cancelling(record, now)
-        case SubscriptionStatus.SUBSCRIPTION_STATUS_RENEWING if record.charge_id:
-            if record.cancel_at_period_end:
-                return None
-            # What is under way is given up if it still can be.
-            return machine.cancelling(record, now)
-        case _ if record.status in (PENDING, RENEWING, PAST_DUE, EXPIRED):
-            require_settled(record.unsettled_id)
-            return machine.cancelled(record, now)
-        case _:
-            return None
+    """What cancelling means in each state. Raises CHARGE_PENDING."""
+    if record.status in (CANCELLED, FAILED):
+        return None
+    # A renewal that is under way is given up if it still can be.
+    renewal = record.status == RENEWING and record.charge_id is not None
+    if record.status == ACTIVE or renewal:
+        return None if record.cancel_at_period_end else machine.cancelling(record, now)
+    require_settled(record.unsettled_id)
+    return machine.cancelled(record, now)
 
 
 def _names_auto_renew(wanted: Subscription, mask: Sequence[str] | None) -> bool:

@@ -27,11 +27,14 @@ def amount_of(text: str) -> Decimal:
     return amount
 
 
-def invalid_amount(text: str) -> PourtierError:
-    """The error of whoever asks for an amount that cannot be moved."""
+def invalid_amount(text: str, field: str | None = "amount") -> PourtierError:
+    """The error of whoever asks for an amount that cannot be moved.
+
+    `field` is where the request has it, or None: its caller has not named any.
+    """
     return PourtierError(
         ErrorReason.ERROR_REASON_INVALID_AMOUNT,
         "{amount} is not an amount that can be moved",
-        violations=(FieldViolation(field="amount", description=RULE),),
+        violations=[FieldViolation(field=field, description=RULE)] if field else (),
         amount=text,
     )

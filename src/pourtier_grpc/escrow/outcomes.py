@@ -18,7 +18,7 @@ from pourtier.v1.escrow_service_pb2 import (
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.caller import SYSTEM
 from pourtier_grpc.clock import Clock
-from pourtier_grpc.errors import ErrorReason
+from pourtier_grpc.errors import ErrorReason, reason_name
 from pourtier_grpc.escrow.refusals import REFUSALS
 from pourtier_grpc.passeur import models
 from pourtier_grpc.passeur.errors import RefusalCode
@@ -71,7 +71,7 @@ class Outcomes:
         values = {
             "status": CONFIRMED if well else FAILED,
             "signature": found.signature,
-            "failure_reason": None if well else name_of(failure),
+            "failure_reason": None if well else reason_name(failure),
             "settle_time": self._clock.now(),
             **free(None),
         }
@@ -80,7 +80,7 @@ class Outcomes:
 
     def failed(self, transfer: Transfer, code: RefusalCode) -> Transaction | None:
         """Passeur refuses it, and nobody is there to be told."""
-        reason = name_of(REFUSALS[code])
+        reason = reason_name(REFUSALS[code])
         values = {
             "status": FAILED,
             "failure_reason": reason,
@@ -149,6 +149,5 @@ def owner_of(transfer: Transfer) -> User:
     return User(user_id=str(transfer.user_id), wallet_address=transfer.wallet_address)
 
 
-def name_of(reason: ErrorReason.ValueType) -> str:
-    """A reason as clients see it."""
-    return ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
+# What rules that charge call it by.
+name_of = reason_name

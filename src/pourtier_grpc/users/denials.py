@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pourtier.v1.denial_pb2 import Denial, Remedy
-from pourtier_grpc.errors import ErrorReason
+from pourtier_grpc.errors import ErrorReason, reason_name
 
 
 def denial(
     reason: ErrorReason.ValueType, remedy: Remedy.ValueType, **metadata: str
 ) -> Denial:
     """A denial for a reason of the registry, with what the registry says of it."""
-    name = ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
-    return Denial(reason=name, remedy=remedy, metadata=metadata)
+    return Denial(reason=reason_name(reason), remedy=remedy, metadata=metadata)
 
 
 def unknown(user_id: str) -> Denial:
