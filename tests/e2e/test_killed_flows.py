@@ -8,6 +8,7 @@ from e2e import (
     test_charge_processes,
     test_consent_processes,
     test_event_relay,
+    test_refund_processes,
     test_transfer_processes,
 )
 from pourtier_grpc.failpoints import Failpoint
@@ -17,6 +18,7 @@ MODULES = (
     test_charge_processes,
     test_consent_processes,
     test_event_relay,
+    test_refund_processes,
     test_transfer_processes,
 )
 
