@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     screened_wallets_file: Path | None = None
 
     # How long access goes on after the end of a period whose renewal was refused.
-    subscription_grace_days: int = Field(default=0, ge=0, le=60)
+    subscription_grace_days: int = Field(default=0, ge=0, le=28)
     # Of the catalogue of plans; without a value the one that the service comes with.
     plans_file: Path | None = None
 

@@ -28,7 +28,8 @@ from support.charges import (
     settle,
     subscription_of,
 )
-from support.escrow import balance, escrowed, funded, keys, known_here
+from support.escrow import balance, deposit, escrowed, funded, keys, known_here
+from support.escrow import settle as settle_transfers
 from support.passeur import PasseurSim, ThreadedSim
 from support.servers import state_folder
 from support.service import Service
@@ -47,6 +48,7 @@ from support.subscriptions import (
     events,
     found,
     paid,
+    reactivate,
     row_of,
     subscribe,
     update,
@@ -156,6 +158,22 @@ class TestNothingSent:
         assert made.status == ACTIVE
         assert subscribe(own, whose, key="k") == made
         assert agree(own.sql, sim) == 1
+
+    def test_who_was_told_no_is_not_charged_at_once(
+        self, own: Service, sim: PasseurSim
+    ) -> None:
+        sim.start()
+        whose = escrowed(own, sim, "29")
+        made = subscribe(own, whose)
+        fall_due(own, made)
+        work(own)
+        sim.top_up(whose.wallet.address, "29")
+        due = row_of(own, made.subscription_id)["due_time"]
+        sim.stop()
+        with refusal("PASSEUR_UNAVAILABLE"):
+            reactivate(own, whose, made.subscription_id)
+        row = row_of(own, made.subscription_id)
+        assert (row["status"], row["due_time"]) == (EXPIRED, due)
 
     def test_a_renewal_waits_and_is_asked_for_again(
         self, own: Service, sim: PasseurSim
@@ -415,6 +433,25 @@ class TestComingBack:
         own.clock.move(minutes=2)
         work(own)
         assert found(own, whose, made.subscription_id).status == ACTIVE
+
+    def test_what_was_had_last_comes_back(self, own: Service, sim: PasseurSim) -> None:
+        """And not what was bought last."""
+        whose, made = self.expired(own, sim)
+        sim.top_up(whose.wallet.address, "99")
+        other = subscribe(own, whose, "pro")
+        fall_due(own, other)
+        work(own)
+        own.clock.move(minutes=2)
+        sim.top_up(whose.wallet.address, "29")
+        assert reactivate(own, whose, made.subscription_id).status == ACTIVE
+        fall_due(own, made)
+        own.clock.move(minutes=1)
+        work(own)
+        deposit(own, whose, "200")
+        settle_transfers(own)
+        work(own)
+        assert found(own, whose, made.subscription_id).status == ACTIVE
+        assert found(own, whose, other.subscription_id).status == EXPIRED
 
     def test_looks_that_cannot_be_made_do_not_count(
         self, own: Service, sim: PasseurSim

@@ -25,14 +25,13 @@ from pourtier_grpc.billing.machine import (
     RENEWAL,
     RENEWING,
 )
-from pourtier_grpc.billing.opening import described, next_plan
+from pourtier_grpc.billing.opening import next_plan
 from pourtier_grpc.billing.outcomes import Outcomes
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.errors import ErrorReason, reason_name
 from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.passeur import models
 from pourtier_grpc.store import charges, subscriptions, users
-from pourtier_grpc.store.audit import AuditAction
 from pourtier_grpc.store.charges import Charge
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.escrow import Unreconciled
@@ -153,7 +152,7 @@ class Adoption:
             if charge.exact_amount != made.amount:
                 return False
             charges.insert_one(tx, charge, now + self._lease)
-            self._book.note(tx, user, AuditAction.CHARGE_REQUESTED, described(charge))
+            self._book.requested(tx, user, charge)
             tx.commit()
         self._confirm(charge, made, at)
         return True

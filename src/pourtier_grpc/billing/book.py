@@ -19,6 +19,7 @@ from pourtier_grpc.caller import SYSTEM, Act, Client, SignedInUser
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.store import due_subscriptions, outbox, subscriptions, unmatched
 from pourtier_grpc.store.audit import AuditAction, AuditEvent, AuditLog
+from pourtier_grpc.store.charges import Charge
 from pourtier_grpc.store.engine import Transaction
 from pourtier_grpc.store.event_types import LIMIT_NAMES
 from pourtier_grpc.store.outbox import OutboxEvent
@@ -70,6 +71,14 @@ class Book:
             self.note(tx, user, action, told, origin)
         outbox.record_change(tx, user, now, *events)
         return saved
+
+    def requested(
+        self, tx: Transaction, user: User, charge: Charge, origin: Origin = BY_ITSELF
+    ) -> None:
+        """Writes down that a charge was begun, which its subscription shows."""
+        action = AuditAction.CHARGE_REQUESTED
+        self.note(tx, user, action, charge.described(), origin)
+        outbox.record_change(tx, user, self._clock.now())
 
     def put_off(self, tx: Transaction, record: Record, due: datetime | None) -> None:
         """Has the worker look again then, or never; nothing else is changed."""

@@ -21,7 +21,6 @@ from pourtier_grpc.billing.book import Book, Origin
 from pourtier_grpc.billing.opening import (
     Lease,
     Wanted,
-    described,
     open_charge,
     why_not_chargeable,
 )
@@ -34,7 +33,6 @@ from pourtier_grpc.escrow.outcomes import name_of
 from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.passeur.errors import PasseurError, RefusedError
 from pourtier_grpc.store import charges, claims, idempotency, users
-from pourtier_grpc.store.audit import AuditAction
 from pourtier_grpc.store.charges import Charge
 from pourtier_grpc.store.doubt import Doubt, undo_surely, write_surely
 from pourtier_grpc.store.engine import Database, Transaction
@@ -162,8 +160,7 @@ class Charging:
         lease = Lease(lease_id=lease_id, until=until)
         charge = open_charge(tx, user, wanted, lease, now)
         idempotency.attach(tx, charge.charge_id)
-        action, details = AuditAction.CHARGE_REQUESTED, described(charge)
-        self._book.note(tx, user, action, details, call.origin)
+        self._book.requested(tx, user, charge, call.origin)
         return charge
 
     def _join(self, charge_id: UUID) -> Message:
@@ -176,7 +173,7 @@ class Charging:
             if charge is None or not charge.is_open:
                 # It was refused since, and its key is free again.
                 return None
-            answer = self._outcomes.now(charge).answer()
+            answer = self._outcomes.seen(tx, charge).answer()
             # What they are told now, they are told ever after.
             idempotency.complete(tx, charge_id, answer, self._clock.now())
             return answer
@@ -184,11 +181,7 @@ class Charging:
         return self._twins.join(charge_id, take_over)
 
     def _ask(self, charge: Charge) -> Message:
-        try:
-            left = _seconds_left()
-        except PourtierError:
-            # It is kept, and a worker will ask.
-            return self._outcomes.now(charge).answer()
+        left = _seconds_left()
         try:
             with deadline.within(left - min(WRITING_SECONDS, left / 4)):
                 answer = ask.charge(self._asking, charge)

@@ -196,12 +196,16 @@ def given_up(
 ) -> Transition:
     """The charge was not made, and will not be: not for want of money.
 
-    Another attempt follows, unless nobody wants one, which is what `ends` says.
+    Another attempt follows of what a worker has begun, unless nobody wants one, which
+    is what `ends` says. Whoever was there was told, and comes again.
     """
     if charge.kind in (PURCHASE, UPGRADE):
         return refused(record, charge, reason, now, NO_GRACE)
     if not ends:
-        return Transition(record=replace(record, due_time=now))
+        due = now if charge.automatic else record.due_time
+        return Transition(record=replace(record, due_time=due))
+    if record.renews:
+        record = replace(record, failure_reason=reason)
     if record.status == RENEWING:
         return _unrenewed(record, now, NO_GRACE)
     return looked(record, now)
@@ -249,12 +253,17 @@ def cancelled(record: Record, now: datetime) -> Transition:
     return Transition(record=changed, event=EventType.SUBSCRIPTION_CANCELLED)
 
 
+def pause_of(record: Record, longest: timedelta) -> timedelta:
+    """How long it is left alone that has been looked at so often."""
+    pause: timedelta = FIRST_LOOK * 2 ** min(record.looks, MOST_DOUBLINGS)
+    return min(pause, longest)
+
+
 def looked(record: Record, now: datetime) -> Transition:
     """It waits for money that is not there yet, and is looked at again later."""
-    pause = min(FIRST_LOOK * 2 ** min(record.looks, MOST_DOUBLINGS), LAST_PAUSE)
-    due: datetime | None = now + pause
+    due: datetime | None = now + pause_of(record, LAST_PAUSE)
     if record.grace_end_time is not None:
-        due = min(now + pause, record.grace_end_time)
+        due = min(now + pause_of(record, LAST_PAUSE), record.grace_end_time)
     elif record.status != EXPIRED or not record.renews or _is_old(record, now):
         due = None
     return Transition(record=replace(record, looks=record.looks + 1, due_time=due))

@@ -126,17 +126,6 @@ def is_held(tx: Transaction, user_id: UUID) -> bool:
     return holds.keeps(tx, user_id)
 
 
-def described(charge: Charge) -> dict[str, str]:
-    """A charge, as the audit log writes it."""
-    return {
-        "charge_id": charge.key,
-        "subscription_id": str(charge.subscription_id),
-        "kind": charge.kind_name,
-        "plan_id": charge.plan.plan_id,
-        "amount": charge.amount,
-    }
-
-
 def wallet_of(tx: Transaction, user: User) -> str:
     """The wallet of a user's escrow, which is known to be there."""
     account = escrow_rows.find_account(tx, UUID(user.user_id))

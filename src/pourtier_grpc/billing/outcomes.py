@@ -26,7 +26,7 @@ from pourtier_grpc.passeur.amounts import text_of
 from pourtier_grpc.store import charges, idempotency, periods, subscriptions, users
 from pourtier_grpc.store.audit import AuditAction
 from pourtier_grpc.store.charges import Charge
-from pourtier_grpc.store.engine import Database, Transaction
+from pourtier_grpc.store.engine import Database, Reader, Transaction
 from pourtier_grpc.store.leases import free
 from pourtier_grpc.store.periods import NewPeriod
 from pourtier_grpc.store.subscriptions import Record
@@ -150,8 +150,12 @@ class Outcomes:
     def now(self, charge: Charge) -> Settled:
         """A charge and its subscription as they are, whoever has written them."""
         with self._database.read() as read:
-            written = charges.find(read, charge.charge_id)
-            record = subscriptions.find(read, charge.user_id, charge.subscription_id)
+            return self.seen(read, charge)
+
+    def seen(self, reader: Reader, charge: Charge) -> Settled:
+        """The same, as a reader sees them."""
+        written = charges.find(reader, charge.charge_id)
+        record = subscriptions.find(reader, charge.user_id, charge.subscription_id)
         return Settled(charge=_there(written), record=_there(record))
 
     def _failed(

@@ -27,7 +27,6 @@ from pourtier_grpc.billing.machine import (
 from pourtier_grpc.billing.opening import (
     Lease,
     Wanted,
-    described,
     next_plan,
     open_charge,
     wallet_of,
@@ -41,7 +40,6 @@ from pourtier_grpc.expected import ExpectedError
 from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.passeur.errors import RefusalCode, RefusedError
 from pourtier_grpc.store import due_subscriptions, subscriptions, users
-from pourtier_grpc.store.audit import AuditAction
 from pourtier_grpc.store.charges import Charge
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.subscriptions import Record
@@ -52,6 +50,8 @@ CLAIM = timedelta(seconds=60)
 
 # How long a renewal waits that cannot be made now; access goes on meanwhile.
 PAUSE = timedelta(minutes=2)
+# How long at most what has expired waits for that.
+LONGEST_PAUSE = timedelta(minutes=30)
 # Why the next period will not be paid: nothing is to be waited for within a day.
 HOPELESS = (
     ErrorReason.ERROR_REASON_USER_SUSPENDED,
@@ -191,16 +191,17 @@ class Renewals:
         *,
         has_money: bool,
     ) -> Charge | _Waiting | None:
-        refused = self._why_not_now(tx, user)
-        if refused is not None and refused.reason not in HOPELESS:
-            # That is nobody's fault: neither a look nor the end of the grace counts.
-            self._book.put_off(tx, record, now + PAUSE)
-            return None
         if record.status == PAST_DUE and _is_over(record.grace_end_time, now):
             self._book.write(tx, user, machine.expired(record, now))
             return None
         if not record.renews or self._is_superseded(tx, record):
             self._book.put_off(tx, record, record.grace_end_time)
+            return None
+        refused = self._why_not_now(tx, user)
+        if refused is not None and refused.reason not in HOPELESS:
+            # A look that could not be made does not count as one.
+            pause = machine.pause_of(record, LONGEST_PAUSE)
+            self._book.put_off(tx, record, now + max(pause, PAUSE))
             return None
         if refused is not None:
             self._book.put_off_look(tx, record)
@@ -223,7 +224,7 @@ class Renewals:
         wanted = Wanted(record=record, kind=kind, plan=plan, automatic=True)
         lease = Lease(lease_id=uuid4(), until=now + self._collecting.lease)
         charge = open_charge(tx, user, wanted, lease, now)
-        self._book.note(tx, user, AuditAction.CHARGE_REQUESTED, described(charge))
+        self._book.requested(tx, user, charge)
         return charge
 
     def _why_not_now(self, tx: Transaction, user: User) -> PourtierError | None:

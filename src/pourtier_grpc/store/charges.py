@@ -94,6 +94,16 @@ class Charge:
         """Whether its outcome is not known yet."""
         return self.status == PENDING
 
+    def described(self) -> dict[str, str]:
+        """The charge as the audit log writes it."""
+        return {
+            "charge_id": self.key,
+            "subscription_id": str(self.subscription_id),
+            "kind": self.kind_name,
+            "plan_id": self.plan.plan_id,
+            "amount": self.amount,
+        }
+
     def shown(self) -> pb.Charge:
         """The charge as the contract has it."""
         shown = pb.Charge(

@@ -13,7 +13,7 @@ from pourtier_grpc.store.billing_tables import subscriptions as rows
 from pourtier_grpc.store.engine import Reader, Transaction
 from pourtier_grpc.store.subscriptions import (
     ACTIVE,
-    FAILED,
+    LAST_FIRST,
     PAST_DUE,
     RENEWAL_ACCESS,
     RENEWING,
@@ -63,8 +63,8 @@ def bring_forward(tx: Transaction, user_id: UUID, now: datetime) -> None:
     )
     newest_one = (
         select(rows.c.subscription_id)
-        .where(rows.c.user_id == user_id, rows.c.status != FAILED)
-        .order_by(rows.c.create_time.desc(), rows.c.subscription_id.desc())
+        .where(rows.c.user_id == user_id, rows.c.ordinal > 0)
+        .order_by(*LAST_FIRST)
         .limit(1)
         .scalar_subquery()
     )

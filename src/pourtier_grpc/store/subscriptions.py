@@ -32,8 +32,8 @@ from pourtier_grpc.store.pages import Page
 
 ACTIVE = SubscriptionStatus.SUBSCRIPTION_STATUS_ACTIVE
 RENEWING = SubscriptionStatus.SUBSCRIPTION_STATUS_RENEWING
-FAILED = SubscriptionStatus.SUBSCRIPTION_STATUS_FAILED
 PAST_DUE = SubscriptionStatus.SUBSCRIPTION_STATUS_PAST_DUE
+LAST_FIRST = rows.c.period_end.desc(), rows.c.subscription_id.desc()
 # How long a renewal may take without anybody losing access for it.
 RENEWAL_ACCESS = timedelta(hours=24)
 
@@ -210,10 +210,9 @@ def find_live(reader: Reader, user_id: UUID) -> Record | None:
 
 
 def newest(reader: Reader, user_id: UUID) -> Record | None:
-    """A user's subscription that was made last, of those that ever were, or None."""
-    order = rows.c.create_time.desc(), rows.c.subscription_id.desc()
-    query = _SELECT.where(rows.c.user_id == user_id, rows.c.status != FAILED)
-    return _one(reader, query.order_by(*order).limit(1))
+    """The one that a user had last, of those with a period, or None."""
+    query = _SELECT.where(rows.c.user_id == user_id, rows.c.ordinal > 0)
+    return _one(reader, query.order_by(*LAST_FIRST).limit(1))
 
 
 def of_user(reader: Reader, user_id: UUID) -> list[Record]:
