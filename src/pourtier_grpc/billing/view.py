@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from uuid import UUID
 
 from pourtier_grpc.clock import Clock
@@ -14,9 +13,6 @@ from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.refunds import Refund
 from pourtier_grpc.store.subscriptions import Record
 from pourtier_grpc.store.unmatched import Unmatched
-
-# How long a charge may be open before it is stuck.
-STUCK = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +36,7 @@ class View:
 
         With `stuck` only those that have been so for an hour.
         """
-        before = self._clock.now() - STUCK if stuck else None
+        before = self._clock.now() - charges.STUCK_AFTER if stuck else None
         return ChargeStore(self._database).begun_before(before, most)
 
     def unmatched(self, most: int) -> list[Unmatched]:

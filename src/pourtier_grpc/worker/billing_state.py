@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from pourtier_grpc.billing.catalogue import Catalogue
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.store import charges, due_subscriptions, holds
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.telemetry.worker_metrics import WorkerMetrics
-
-# From when on a charge is one that somebody should look at.
-STUCK_AFTER = timedelta(hours=1)
 
 
 class BillingState:
@@ -36,7 +31,7 @@ class BillingState:
         now = self._clock.now()
         with self._database.read() as read:
             by_plan = due_subscriptions.live_by_plan(read, now)
-            backlog = charges.backlog(read, now - STUCK_AFTER)
+            backlog = charges.backlog(read, now - charges.STUCK_AFTER)
             oldest = due_subscriptions.oldest_due(read, now)
             held = holds.find(read) is not None
         self._plans |= set(by_plan)
