@@ -92,7 +92,6 @@ class Parts:
     deployments: Deployments
     escrows: Escrows
     billing: Billing
-    catalogue: Catalogue
     metering: Metering
 
     def close(self) -> None:
@@ -283,7 +282,6 @@ def _build(
             ),
             tell=(metrics or Metrics()).charge_ended,
         ),
-        catalogue=catalogue,
         metering=metering,
     )
 

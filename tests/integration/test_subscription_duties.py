@@ -157,7 +157,7 @@ def test_a_worker_looks_and_sweeps(duties: Duties, sim: PasseurSim) -> None:
     metrics = WorkerMetrics(Metrics().registry)
     BillingState(
         database=parts.database,
-        catalogue=parts.catalogue,
+        catalogue=parts.billing.catalogue,
         clock=parts.clock,
         metrics=metrics,
     ).look()

@@ -46,10 +46,8 @@ class Billing:
     """Subscriptions shown, paid for, and renewed in the background."""
 
     catalogue: Catalogue
-    book: Book
     own: OwnSubscriptions
     purchases: Purchases
-    outcomes: Outcomes
     collecting: Collecting
     renewals: Renewals
     reconciliation: Reconciliation
@@ -94,12 +92,10 @@ def make_billing(
     )
     return Billing(
         catalogue=catalogue,
-        book=book,
         own=own,
         purchases=Purchases(
             charging=charging, own=own, catalogue=catalogue, clock=clock
         ),
-        outcomes=outcomes,
         collecting=collecting,
         renewals=Renewals(
             database=database,

@@ -172,11 +172,6 @@ class SubscriptionStore:
         with self._database.read() as read:
             return find(read, user_id, subscription_id)
 
-    def live(self, user_id: UUID) -> Record | None:
-        """A user's subscription that lives, or None."""
-        with self._database.read() as read:
-            return find_live(read, user_id)
-
     def page(self, user_id: UUID, page: Page) -> list[Record]:
         """A user's subscriptions, the newest first, as a page asks for.
 
