@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from pourtier_grpc.clock import Clock
-from pourtier_grpc.store import charges, refunds, subscriptions, unmatched
+from pourtier_grpc.store import charges, periods, refunds, subscriptions, unmatched
 from pourtier_grpc.store.charges import Charge, ChargeStore
 from pourtier_grpc.store.engine import Database
+from pourtier_grpc.store.periods import PeriodRecord
 from pourtier_grpc.store.refunds import Refund
 from pourtier_grpc.store.subscriptions import Record
 from pourtier_grpc.store.unmatched import Unmatched
@@ -17,9 +18,10 @@ from pourtier_grpc.store.unmatched import Unmatched
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A subscription, with its charges and their refunds, the oldest first."""
+    """A subscription, with its periods, charges and their refunds, the oldest first."""
 
     record: Record
+    periods: Sequence[PeriodRecord]
     charges: Sequence[Charge]
     refunds: Sequence[Refund]
 
@@ -44,12 +46,18 @@ class View:
         with self._database.read() as read:
             return unmatched.unresolved(read, most)
 
+    def unmatched_of(self, user_id: UUID) -> list[Unmatched]:
+        """A user's of those, for which they are not charged."""
+        with self._database.read() as read:
+            return unmatched.unresolved_of(read, user_id)
+
     def accounts(self, user_id: UUID) -> list[Account]:
         """A user's subscriptions, the oldest first."""
         with self._database.read() as read:
             return [
                 Account(
                     record=record,
+                    periods=periods.of_subscription(read, record.subscription_id),
                     charges=charges.of_subscription(read, record.subscription_id),
                     refunds=refunds.of_subscription(read, record.subscription_id),
                 )
