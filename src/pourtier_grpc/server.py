@@ -300,7 +300,7 @@ def servicers_of(
         transactions=parts.escrows.transactions,
     )
     subscription = SubscriptionServicer(
-        catalogue=parts.catalogue,
+        catalogue=parts.billing.catalogue,
         purchases=parts.billing.purchases,
         own=parts.billing.own,
         usage=parts.metering.usage,

@@ -93,7 +93,6 @@ class Parts:
     deployments: Deployments
     escrows: Escrows
     billing: Billing
-    catalogue: Catalogue
     metering: Metering
 
     def close(self) -> None:
@@ -287,7 +286,6 @@ def _build(
             ),
             tell=(metrics or Metrics()).charge_ended,
         ),
-        catalogue=catalogue,
         metering=metering,
     )
 

@@ -50,6 +50,18 @@ TABLES = (
     "usage_reservations",
 )
 
+UNMATCHED = """
+    INSERT INTO unmatched_charges (
+        passeur_transaction_id, user_id, wallet_address, amount, create_time, find_time
+    ) VALUES ('tx_1', %s, 'wallet', '29', now(), now())
+"""
+REFUND = """
+    INSERT INTO refunds (
+        refund_id, charge_id, user_id, amount, reason, status, create_time, attempts
+    ) SELECT gen_random_uuid(), charge_id, user_id, '1', 'test', 1, now(), 0
+    FROM charges
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Duties:
@@ -152,15 +164,27 @@ def test_a_whole_life_of_what_is_used(duties: Duties, sim: PasseurSim) -> None:
 
 
 def test_a_worker_looks_and_sweeps(duties: Duties, sim: PasseurSim) -> None:
-    subscribe(duties.serving, escrowed(duties.serving, sim), key="k")
+    ann = escrowed(duties.serving, sim)
+    subscribe(duties.serving, ann, key="k")
     parts = duties.working.server._parts
-    metrics = WorkerMetrics(Metrics().registry)
-    BillingState(
+    registry = Metrics().registry
+    state = BillingState(
         database=parts.database,
-        catalogue=parts.catalogue,
+        catalogue=parts.billing.catalogue,
         clock=parts.clock,
-        metrics=metrics,
-    ).look()
+        metrics=WorkerMetrics(registry),
+    )
+    amiss = ("pourtier_charges_unmatched", "pourtier_refunds_open")
+    state.look()
+    assert [registry.get_sample_value(name) for name in amiss] == [0, 0]
+    duties.serving.sql.run(UNMATCHED, ann.user_id)
+    duties.serving.sql.run(REFUND)
+    state.look()
+    assert [registry.get_sample_value(name) for name in amiss] == [1, 1]
+    duties.serving.sql.run("UPDATE unmatched_charges SET resolve_time = now()")
+    duties.serving.sql.run("UPDATE refunds SET status = 2")
+    state.look()
+    assert [registry.get_sample_value(name) for name in amiss] == [0, 0]
     duties.working.clock.move(days=2)
     idempotency.sweep(parts.database, parts.clock.now())
     assert duties.serving.sql.counts()["idempotency_keys"] == 0

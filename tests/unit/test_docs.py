@@ -56,13 +56,18 @@ def links(document: Path) -> Iterator[Link]:
             yield Link(document, target)
 
 
+def slug_of(heading: str) -> str:
+    """What the first heading of that text is called in a link."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+    return re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+
+
 def anchors(document: Path) -> set[str]:
     """What a document's headings are called in a link, as GitHub makes it of them."""
     seen: Counter[str] = Counter()
     found = set()
     for heading in HEADING.findall(prose(document)):
-        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
-        slug = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+        slug = slug_of(heading)
         found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
         seen[slug] += 1
     return found
@@ -216,6 +221,13 @@ def test_the_envelope_of_events_is_documented() -> None:
     assert all(len(row) == 3 and row[2] for row in documented)
 
 
+def shared_heading(section: str) -> str | None:
+    """The heading of the table to which a section without one leads, or None."""
+    led_to = {link.partition("#")[2] for link, _ in LINK.findall(section)}
+    headings = HEADING.findall(EVENTS.read_text())
+    return next((each for each in headings if slug_of(each) in led_to), None)
+
+
 def test_every_event_is_documented_with_its_channel_and_fields() -> None:
     text = EVENTS.read_text()
     assert re.findall(r"^### (.*)$", text, re.MULTILINE) == list(EventType)
@@ -223,7 +235,8 @@ def test_every_event_is_documented_with_its_channel_and_fields() -> None:
         section = re.split(rf"^### {event_type}$", text, flags=re.MULTILINE)[1]
         section = re.split(r"^#", section, flags=re.MULTILINE)[0]
         assert section.strip().startswith(f"On `{definition.channel}`: ")
-        documented = rows(EVENTS, event_type) if "|" in section else []
+        heading = event_type if "|" in section else shared_heading(section)
+        documented = [] if heading is None else rows(EVENTS, heading)
         assert [row[:2] for row in documented] == [
             [f"`{name}`", form.name] for name, form in definition.fields.items()
         ]

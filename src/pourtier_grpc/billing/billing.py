@@ -47,10 +47,8 @@ class Billing:
     """Subscriptions shown, paid for, and renewed in the background."""
 
     catalogue: Catalogue
-    book: Book
     own: OwnSubscriptions
     purchases: Purchases
-    outcomes: Outcomes
     collecting: Collecting
     renewals: Renewals
     reconciliation: Reconciliation
@@ -101,12 +99,10 @@ def make_billing(
     )
     return Billing(
         catalogue=catalogue,
-        book=book,
         own=own,
         purchases=Purchases(
             charging=charging, own=own, catalogue=catalogue, clock=clock
         ),
-        outcomes=outcomes,
         collecting=collecting,
         renewals=Renewals(
             database=database,

@@ -49,6 +49,5 @@ def in_force(term: PlanTerm | None, free: Plan, now: datetime) -> InForce:
 
 
 def _next(term: PlanTerm) -> Period:
-    anchor, start = term.anchor_time, term.period.end
-    passed = (start.year - anchor.year) * months.MONTHS + start.month - anchor.month
-    return Period(start=start, end=months.later(anchor, passed + 1))
+    start, end = months.month_from(term.anchor_time, term.period.end)
+    return Period(start=start, end=end)

@@ -66,11 +66,6 @@ class OwnSubscriptions:
         """One of the caller's. Raises SUBSCRIPTION_NOT_FOUND."""
         return self._find(caller, subscription_id).shown()
 
-    def live(self, caller: SignedInUser) -> Subscription | None:
-        """The caller's that lives, or None."""
-        record = self._store.live(caller.user_id)
-        return None if record is None else record.shown()
-
     def page(
         self, caller: SignedInUser, size: int, token: str
     ) -> pb.ListSubscriptionsResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,8 +14,10 @@ from google.protobuf.message import Message
 from pourtier_grpc.billing.view import Account
 from pourtier_grpc.caller import Act
 from pourtier_grpc.cli.accounts import account_of
+from pourtier_grpc.cli.charges.shown import unmatched_sentence
 from pourtier_grpc.cli.parts import parts
 from pourtier_grpc.cli.reasons import reason_option
+from pourtier_grpc.store.periods import PeriodRecord
 from pourtier_grpc.store.refunds import Refund
 
 
@@ -26,11 +29,18 @@ def subscription() -> None:
 @subscription.command("show")
 @click.argument("who")
 def subscription_show(who: str) -> None:
-    """Print the subscriptions of an account, with their charges, as JSON."""
+    """Print the subscriptions of an account, as JSON.
+
+    Each with its periods, its charges and their refunds. Charges of theirs that only
+    Passeur knows are of no subscription yet, and are told besides.
+    """
     with parts() as made:
         user_id = UUID(account_of(made, who).user_id)
-        accounts = made.billing.support.view.accounts(user_id)
+        view = made.billing.support.view
+        accounts, unmatched = view.accounts(user_id), view.unmatched_of(user_id)
     _print([_account(each) for each in accounts])
+    for each in unmatched:
+        click.echo(f"pourtier: {unmatched_sentence(each)}", err=True)
 
 
 @subscription.command("grant")
@@ -60,13 +70,28 @@ def subscription_grant(
 def _account(account: Account) -> dict[str, Any]:
     return {
         **_shown(account.record.shown()),
+        "periods": [_period(each) for each in account.periods],
         "charges": [_shown(each.shown()) for each in account.charges],
         "refunds": [_refund(each) for each in account.refunds],
     }
 
 
+def _period(period: PeriodRecord) -> dict[str, object]:
+    begun = period.begun
+    return {
+        "ordinal": begun.ordinal,
+        "plan_id": begun.plan_id,
+        "value": begun.value,
+        "start_time": begun.period.start.isoformat(),
+        "end_time": begun.period.end.isoformat(),
+        "charge_id": None if begun.charge_id is None else str(begun.charge_id),
+        "grant_reason": begun.grant_reason,
+        "close_time": _time(period.close_time),
+        "credited": period.credited,
+    }
+
+
 def _refund(refund: Refund) -> dict[str, str | None]:
-    settled = refund.settle_time
     return {
         "refund_id": refund.key,
         "charge_id": str(refund.charge_id),
@@ -75,8 +100,12 @@ def _refund(refund: Refund) -> dict[str, str | None]:
         "status": refund.status_name,
         "failure_reason": refund.failure_reason,
         "create_time": refund.create_time.isoformat(),
-        "settle_time": None if settled is None else settled.isoformat(),
+        "settle_time": _time(refund.settle_time),
     }
+
+
+def _time(time: datetime | None) -> str | None:
+    return None if time is None else time.isoformat()
 
 
 def _shown(message: Message) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid5
@@ -27,6 +27,8 @@ from pourtier_grpc.store.pages import Page
 from pourtier_grpc.store.subscriptions import plan_column, plan_of
 
 PENDING = ChargeStatus.CHARGE_STATUS_PENDING
+# How long a charge may be open before it is stuck, and somebody should look at it.
+STUCK_AFTER = timedelta(hours=1)
 
 _leased = Leased(
     table=rows, id_column=rows.c.charge_id, is_open=rows.c.status == PENDING

@@ -29,10 +29,12 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from pourtier_grpc.errors import ErrorReason, PourtierError
 from pourtier_grpc.store import claims
+from pourtier_grpc.store.billing_tables import OPEN as CHARGE_PENDING
 from pourtier_grpc.store.billing_tables import charges
 from pourtier_grpc.store.driver_errors import translated_errors
 from pourtier_grpc.store.engine import Database, Transaction
-from pourtier_grpc.store.escrow_tables import PENDING, escrow_transactions
+from pourtier_grpc.store.escrow_tables import PENDING as TRANSFER_PENDING
+from pourtier_grpc.store.escrow_tables import escrow_transactions
 from pourtier_grpc.store.tables import idempotency_keys as rows
 
 # How long a key is remembered.
@@ -218,16 +220,18 @@ def _old(now: datetime) -> ColumnElement[bool]:
     """Which rows count no longer: not of what they have begun, until it is settled."""
     return and_(
         rows.c.create_time <= now - LIFETIME,
-        ~_begun(escrow_transactions.c.transaction_id, escrow_transactions.c.status),
-        ~_begun(charges.c.charge_id, charges.c.status),
+        ~_begun(
+            escrow_transactions.c.transaction_id,
+            escrow_transactions.c.status == TRANSFER_PENDING,
+        ),
+        ~_begun(charges.c.charge_id, charges.c.status == CHARGE_PENDING),
     )
 
 
-def _begun(resource_id: ColumnElement[Any], status: ColumnElement[Any]) -> Exists:
+def _begun(resource_id: ColumnElement[Any], is_open: ColumnElement[bool]) -> Exists:
     """Whether what a key has made waits for its outcome."""
     mine = resource_id == rows.c.resource_id
-    # A charge's PENDING is a transfer's.
-    return select(literal(1)).where(mine, status == PENDING).exists()
+    return select(literal(1)).where(mine, is_open).exists()
 
 
 def in_progress() -> PourtierError:

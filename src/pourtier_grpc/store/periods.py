@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Row, func, insert, select, update
 
 from pourtier_grpc.store.billing_tables import subscription_periods as rows
 from pourtier_grpc.store.engine import Reader, Transaction
@@ -24,6 +25,19 @@ class NewPeriod:
     period: Period
     charge_id: UUID | None
     grant_reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeriodRecord:
+    """A period as it was begun, and how it ended, if that was early.
+
+    `close_time` is then when, and `credited` what of its value the next was credited
+    with, or went on with; else both are None. Amounts are in USDC.
+    """
+
+    begun: NewPeriod
+    close_time: datetime | None
+    credited: str | None
 
 
 def insert_one(tx: Transaction, new: NewPeriod, now: datetime) -> None:
@@ -52,6 +66,12 @@ def close(
         .where(rows.c.subscription_id == subscription_id, rows.c.ordinal == ordinal)
         .values(close_time=at, credited=credited)
     )
+
+
+def of_subscription(reader: Reader, subscription_id: UUID) -> list[PeriodRecord]:
+    """Every period of a subscription, the first one first."""
+    query = select(rows).where(rows.c.subscription_id == subscription_id)
+    return [_period(row) for row in reader.run(query.order_by(rows.c.ordinal))]
 
 
 def newest_paid(reader: Reader, subscription_id: UUID) -> UUID | None:
@@ -84,3 +104,16 @@ def credited(reader: Reader, subscription_id: UUID, ordinal: int) -> str:
         .limit(1)
     )
     return reader.run(query).scalar() or "0"
+
+
+def _period(row: Row[Any]) -> PeriodRecord:
+    begun = NewPeriod(
+        subscription_id=row.subscription_id,
+        ordinal=row.ordinal,
+        plan_id=row.plan_id,
+        value=row.value,
+        period=Period(start=row.start_time, end=row.end_time),
+        charge_id=row.charge_id,
+        grant_reason=row.grant_reason,
+    )
+    return PeriodRecord(begun=begun, close_time=row.close_time, credited=row.credited)

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, insert, select
+from sqlalchemy import Row, func, insert, select
 
 from pourtier.v1.subscription_pb2 import ChargeStatus
 from pourtier_grpc.store.billing_tables import charges
@@ -99,6 +99,12 @@ def open_of_charge(reader: Reader, charge_id: UUID) -> UUID | None:
     )
     found: UUID | None = reader.run(query).scalar()
     return found
+
+
+def count_open(reader: Reader) -> int:
+    """How many refunds there are whose outcome is not known."""
+    query = select(func.count()).where(rows.c.status == PENDING)
+    return int(reader.run(query).scalar_one())
 
 
 def of_subscription(reader: Reader, subscription_id: UUID) -> list[Refund]:

@@ -52,10 +52,20 @@ class Record:
 
     `plan` is as it was when it was taken; `next_plan` what the next renewal takes, or
     None where that is the same. `ordinal` is that of `period`, 0 and None before the
-    first. `value` is what is paid of the period, credit included, in USDC. The n-th end
-    is so many months after `anchor_time`. `due_time` is when the worker is to look at
-    it, or None. `charge_id` is that of the charge under way, or None; `refunding_id` is
-    that of a charge of which a refund is under way, or None.
+    first. `value` is what the period was worth when it began, in USDC: the price where
+    it was paid, credit included, and less of a month that was granted; what was given
+    back since is taken off it, and a part of it is credited to an upgrade.
+
+    Months are counted from `anchor_time`, not from the period before, so that what
+    began on a 31st comes back to it: `anchor_months` is how many lay between the anchor
+    and the period's beginning, and the period ends one month more after the anchor.
+
+    `due_time` is when the worker is to look at it, or None. `looks` is how often it has
+    looked for money in vain since the period was not paid, or since it is to renew
+    itself again: the pauses grow with it. `revision` is the etag, counted up by all
+    that is written but `due_time` and `looks` alone. `charge_id` is that of the charge
+    under way, or None; `refunding_id` is that of a charge of which a refund is under
+    way, or None.
     """
 
     subscription_id: UUID
@@ -172,11 +182,6 @@ class SubscriptionStore:
         """A user's subscription of that id, or None."""
         with self._database.read() as read:
             return find(read, user_id, subscription_id)
-
-    def live(self, user_id: UUID) -> Record | None:
-        """A user's subscription that lives, or None."""
-        with self._database.read() as read:
-            return find_live(read, user_id)
 
     def page(self, user_id: UUID, page: Page) -> list[Record]:
         """A user's subscriptions, the newest first, as a page asks for.

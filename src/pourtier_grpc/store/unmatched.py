@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from pourtier_grpc.store.billing_tables import charges
@@ -57,10 +57,19 @@ def known(reader: Reader, transaction_ids: list[str]) -> set[str]:
 
 def unresolved(reader: Reader, most: int) -> list[Unmatched]:
     """Those that nobody has resolved, the oldest first."""
-    query = (
-        select(rows).where(rows.c.resolve_time.is_(None)).order_by(rows.c.create_time)
-    )
-    return [_unmatched(row) for row in reader.run(query.limit(most))]
+    return [_unmatched(row) for row in reader.run(_UNRESOLVED.limit(most))]
+
+
+def unresolved_of(reader: Reader, user_id: UUID) -> list[Unmatched]:
+    """A user's that nobody has resolved, the oldest first."""
+    query = _UNRESOLVED.where(rows.c.user_id == user_id)
+    return [_unmatched(row) for row in reader.run(query)]
+
+
+def count_unresolved(reader: Reader) -> int:
+    """How many nobody has resolved."""
+    query = select(func.count()).where(rows.c.resolve_time.is_(None))
+    return int(reader.run(query).scalar_one())
 
 
 def resolve(
@@ -77,6 +86,11 @@ def resolve(
         .values(resolve_time=now, resolution=resolution)
     )
     return bool(tx.run(resolved).rowcount)
+
+
+_UNRESOLVED = (
+    select(rows).where(rows.c.resolve_time.is_(None)).order_by(rows.c.create_time)
+)
 
 
 def _unmatched(row: Row[Any]) -> Unmatched:

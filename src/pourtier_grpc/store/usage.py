@@ -106,13 +106,13 @@ class ReservationFilter:
     metric: str | None
 
 
-def lock(tx: Transaction, user_id: UUID) -> bool:
-    """Locks what a user uses until the transaction ends; False of an unknown user."""
+def lock(tx: Transaction, user_id: UUID) -> None:
+    """Locks what a user uses until the transaction ends; nothing of an unknown user."""
     known = select(users.c.user_id).where(users.c.user_id == user_id)
     tx.run(pg_insert(usage).from_select(["user_id"], known).on_conflict_do_nothing())
     # A statement of its own, which sees the row of whoever inserted it first.
     locked = select(usage.c.user_id).where(usage.c.user_id == user_id)
-    return tx.run(locked.with_for_update()).first() is not None
+    tx.run(locked.with_for_update())
 
 
 def find(reader: Reader, reservation_id: UUID) -> ReservationRecord | None:

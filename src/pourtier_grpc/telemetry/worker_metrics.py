@@ -103,6 +103,14 @@ class WorkerMetrics:
             "pourtier_charges_stuck",
             "Charges whose outcome has not been known for an hour",
         )
+        self.charges_unmatched = _gauge(
+            registry,
+            "pourtier_charges_unmatched",
+            "Charges that only Passeur knows, and nobody has resolved",
+        )
+        self.refunds_open = _gauge(
+            registry, "pourtier_refunds_open", "Refunds whose outcome is not known"
+        )
         self.charging_held = _gauge(
             registry, "pourtier_charging_held", "Whether nothing is charged: 1 is so"
         )

@@ -15,6 +15,7 @@ from pourtier_grpc.cli.lazy import LazyGroup, lazy
         ("list", "list:list_", "Print the charges whose outcome is not known."),
         ("refund", "refund:refund", "Give a charge back, or a part of it."),
         ("release", "hold:release", "Have charges made again."),
+        ("status", "status:status", "Print whether charging is held."),
     ),
 )
 def charges() -> None:

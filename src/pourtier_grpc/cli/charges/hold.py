@@ -6,6 +6,7 @@ import click
 
 from pourtier_grpc.billing.holds import HoldState
 from pourtier_grpc.caller import Act
+from pourtier_grpc.cli.charges.shown import sentences
 from pourtier_grpc.cli.parts import parts
 from pourtier_grpc.cli.reasons import reason_option
 
@@ -34,16 +35,5 @@ def release(reason: str) -> None:
 
 
 def _tell(state: HoldState) -> None:
-    held = "is not" if state.hold is None else "is"
-    click.echo(f"pourtier: charging {held} held", err=True)
-    click.echo(f"pourtier: {state.pending} charges are under way", err=True)
-    if state.unreconciled:
-        click.echo(
-            f"pourtier: {state.unreconciled} escrows are to be compared", err=True
-        )
-    for each in state.unmatched:
-        click.echo(
-            f"pourtier: user {each.user_id} is not charged until somebody resolves"
-            f" {each.passeur_transaction_id}, {each.amount} USDC",
-            err=True,
-        )
+    for sentence in sentences(state):
+        click.echo(f"pourtier: {sentence}", err=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
+from pourtier_grpc.cli.charges.shown import unmatched_row
 from pourtier_grpc.cli.common import Row, json_option, print_rows
 from pourtier_grpc.cli.parts import parts
 from pourtier_grpc.store.charges import Charge
-from pourtier_grpc.store.unmatched import Unmatched
 
 
 @click.command("list")
@@ -33,7 +33,7 @@ def list_(*, stuck: bool, unmatched: bool, limit: int, as_json: bool) -> None:
     with parts() as made:
         view = made.billing.support.view
         rows = (
-            [_unmatched(each) for each in view.unmatched(limit + 1)]
+            [unmatched_row(each) for each in view.unmatched(limit + 1)]
             if unmatched
             else [_row(each) for each in view.open_charges(limit + 1, stuck=stuck)]
         )
@@ -53,14 +53,4 @@ def _row(charge: Charge) -> Row:
         "wallet_address": charge.wallet_address,
         "create_time": charge.create_time.isoformat(),
         "attempts": str(charge.attempts),
-    }
-
-
-def _unmatched(found: Unmatched) -> Row:
-    return {
-        "transaction_id": found.passeur_transaction_id,
-        "user_id": str(found.user_id),
-        "wallet_address": found.wallet_address,
-        "amount": found.amount,
-        "create_time": found.create_time.isoformat(),
     }
