@@ -159,22 +159,6 @@ class TestNothingSent:
         assert subscribe(own, whose, key="k") == made
         assert agree(own.sql, sim) == 1
 
-    def test_who_was_told_no_is_not_charged_at_once(
-        self, own: Service, sim: PasseurSim
-    ) -> None:
-        sim.start()
-        whose = escrowed(own, sim, "29")
-        made = subscribe(own, whose)
-        fall_due(own, made)
-        work(own)
-        sim.top_up(whose.wallet.address, "29")
-        due = row_of(own, made.subscription_id)["due_time"]
-        sim.stop()
-        with refusal("PASSEUR_UNAVAILABLE"):
-            reactivate(own, whose, made.subscription_id)
-        row = row_of(own, made.subscription_id)
-        assert (row["status"], row["due_time"]) == (EXPIRED, due)
-
     def test_a_renewal_waits_and_is_asked_for_again(
         self, own: Service, sim: PasseurSim
     ) -> None:

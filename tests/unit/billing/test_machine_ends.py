@@ -38,6 +38,39 @@ from support.records import (
 )
 
 
+class TestGivenUp:
+    """Not made, and not for want of money."""
+
+    def test_a_renewal_is_tried_again_at_once(self) -> None:
+        record, now = renewing(active(NOW)), END + MINUTE
+        charge = replace(charge_for(record, RENEWAL, now), automatic=True)
+        done = machine.given_up(record, charge, "KEY", now, ends=False)
+        assert done.event is None
+        assert done.record == replace(record, due_time=now)
+
+    def test_whoever_was_told_no_is_not_charged_for_that(self) -> None:
+        record, now = expired(active(NOW)), END + DAY
+        charge = charge_for(record, REACTIVATION, now)
+        done = machine.given_up(record, charge, "AWAY", now, ends=False)
+        assert done.event is None
+        assert done.record == record
+
+    def test_what_nobody_wants_expires_without_grace(self) -> None:
+        record, now = renewing(active(NOW)), END + MINUTE
+        charge = replace(charge_for(record, RENEWAL, now), automatic=True)
+        done = machine.given_up(record, charge, "USER_SUSPENDED", now, ends=True)
+        assert done.event == EventType.SUBSCRIPTION_EXPIRED
+        assert done.record.status == EXPIRED
+        assert done.record.failure_reason == "USER_SUSPENDED"
+
+    def test_what_is_cancelled_ends_so(self) -> None:
+        record, now = cancelled_at_end(renewing(active(NOW))), END + MINUTE
+        charge = replace(charge_for(record, RENEWAL, now), automatic=True)
+        done = machine.given_up(record, charge, "SUBSCRIPTION_ENDED", now, ends=True)
+        assert done.event == EventType.SUBSCRIPTION_CANCELLED
+        assert done.record.status == CANCELLED
+
+
 class TestRefused:
     def test_a_purchase_fails(self) -> None:
         record = begun(NOW)
