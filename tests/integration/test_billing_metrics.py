@@ -117,7 +117,7 @@ def test_what_is_paid_and_what_waits_is_looked_at(
     parts, registry = own.server._parts, CollectorRegistry()
     state = BillingState(
         database=parts.database,
-        catalogue=parts.catalogue,
+        catalogue=parts.billing.catalogue,
         clock=own.clock,
         metrics=WorkerMetrics(registry),
     )

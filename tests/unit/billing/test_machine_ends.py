@@ -49,7 +49,7 @@ class TestGivenUp:
         assert done.record == replace(record, due_time=now)
 
     def test_whoever_was_told_no_is_not_charged_for_that(self) -> None:
-        record, now = expired(active(NOW)), END + DAY
+        record, now = expired(), END + DAY
         charge = charge_for(record, REACTIVATION, now)
         done = machine.given_up(record, charge, "AWAY", now, ends=False)
         assert done.event is None
