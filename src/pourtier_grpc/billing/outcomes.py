@@ -18,8 +18,10 @@ from pourtier.v1.subscription_pb2 import ChargeStatus
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc.billing import machine
 from pourtier_grpc.billing.book import Book
-from pourtier_grpc.billing.machine import PURCHASE, UPGRADE
+from pourtier_grpc.billing.machine import PURCHASE, RENEWING, UPGRADE, Transition
 from pourtier_grpc.clock import Clock
+from pourtier_grpc.errors import ErrorReason
+from pourtier_grpc.escrow.outcomes import name_of
 from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.passeur import models
 from pourtier_grpc.passeur.amounts import text_of
@@ -35,8 +37,12 @@ from pourtier_grpc.store.unmatched import Unmatched
 CONFIRMED = ChargeStatus.CHARGE_STATUS_CONFIRMED
 REFUSED = ChargeStatus.CHARGE_STATUS_REFUSED
 VOIDED = ChargeStatus.CHARGE_STATUS_VOIDED
+# Why a charge is given up that another will be made for.
+HELD = name_of(ErrorReason.ERROR_REASON_CHARGING_HELD)
 
 T = TypeVar("T")
+# What a subscription is after an outcome, of what it was, at a time.
+Become = Callable[[Record, datetime], Transition]
 
 # Is told of each charge that ends: its kind and how.
 Tell = Callable[[str, str], object]
@@ -101,7 +107,12 @@ class Outcomes:
 
     def refused(self, charge: Charge, reason: str) -> Settled | None:
         """Passeur refuses it, for a reason of the registry; its key is free again."""
-        return self._failed(charge, REFUSED, reason, AuditAction.CHARGE_REFUSED)
+
+        def become(record: Record, now: datetime) -> Transition:
+            return machine.refused(record, charge, reason, now, self._grace)
+
+        action = AuditAction.CHARGE_REFUSED
+        return self._failed(charge, REFUSED, reason, action, become)
 
     def voided(
         self,
@@ -109,17 +120,25 @@ class Outcomes:
         reason: str,
         *,
         ends: bool = False,
+        again: bool = False,
         unmatched: models.Charge | None = None,
     ) -> Settled | None:
         """Nothing was taken, and nothing will be; its key is free again.
 
-        With `ends` the subscription ends without grace: nobody wants it renewed.
-        `unmatched` is what Passeur has made under its key instead, if anything.
+        With `ends` the subscription ends without grace: nobody wants it renewed. With
+        `again` what is being renewed goes on, and another attempt is made when it may
+        be. `unmatched` is what Passeur has made under its key instead, if anything.
         """
+        grace = timedelta(0) if ends else self._grace
+
+        def become(record: Record, now: datetime) -> Transition:
+            if again and record.status == RENEWING:
+                return machine.renewing(record, now, now)
+            told = record.failure_reason if charge.kind != PURCHASE else reason
+            return machine.refused(record, charge, told, now, grace)
+
         action = AuditAction.CHARGE_VOIDED
-        return self._failed(
-            charge, VOIDED, reason, action, ends=ends, unmatched=unmatched
-        )
+        return self._failed(charge, VOIDED, reason, action, become, unmatched)
 
     def put_off(self, charge: Charge, due: datetime) -> None:
         """Has it asked for again then, or by now, by whoever has the lease next."""
@@ -152,21 +171,16 @@ class Outcomes:
         status: ChargeStatus.ValueType,
         reason: str,
         action: AuditAction,
-        *,
-        ends: bool = False,
+        become: Become,
         unmatched: models.Charge | None = None,
     ) -> Settled | None:
-        grace = timedelta(0) if ends else self._grace
-
         def write(tx: Transaction, user: User, record: Record, now: datetime) -> Record:
-            told = _told(charge, record, status, reason)
-            transition = machine.refused(record, charge, told, now, grace)
             details = {"charge_id": charge.key, "reason": reason}
             self._book.note(tx, user, action, details)
             if unmatched is not None:
                 found = _instead_of(charge, unmatched, now)
                 self._book.note_unmatched(tx, user, found)
-            return self._book.write(tx, user, transition, details=details)
+            return self._book.write(tx, user, become(record, now), details=details)
 
         values = {"status": status, "failure_reason": reason}
         return self._settle(charge, values, write, keeps_key=False)
@@ -230,14 +244,6 @@ def _instead_of(charge: Charge, made: models.Charge, now: datetime) -> Unmatched
         amount=text_of(made.amount),
         create_time=now,
     )
-
-
-def _told(
-    charge: Charge, record: Record, status: ChargeStatus.ValueType, reason: str
-) -> str | None:
-    """Why the subscription is not paid: not for a charge that was given up."""
-    given_up = status == VOIDED and charge.kind != PURCHASE
-    return record.failure_reason if given_up else reason
 
 
 def _there(found: T | None) -> T:
