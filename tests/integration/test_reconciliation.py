@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,7 +15,7 @@ from pourtier_grpc.billing import reconciliation as rules
 from pourtier_grpc.billing.adoption import Adoption
 from pourtier_grpc.billing.holds import HoldState, NotReleasedError
 from pourtier_grpc.billing.machine import ACTIVE, EXPIRED, FAILED, RENEWING
-from pourtier_grpc.billing.outcomes import HELD, VOIDED
+from pourtier_grpc.billing.outcomes import CONFIRMED, HELD, VOIDED
 from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.errors import PourtierError
@@ -468,8 +469,62 @@ class TestRestoredDatabases:
         books.renewals.renew()
         books.collecting.recover()
         assert charged(sim, bob) == keys
-        statuses = [row["status"] for row in books.charges(bob)]
-        assert statuses == [2, 4, 2]
+        attempts = {
+            (row["ordinal"], row["attempt"]): row["status"]
+            for row in books.charges(bob)
+        }
+        assert attempts == {(1, 1): CONFIRMED, (2, 1): VOIDED, (2, 2): CONFIRMED}
+
+    def test_a_later_attempt_has_paid_from_when_it_was_made(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim
+    ) -> None:
+        """However late that is found out, and nobody is told of an end."""
+        # So that what Passeur says of times is in the service's time.
+        own.clock.move(days=-32)
+        bob = escrowed(own, sim, "29")
+        bought = books.buy(bob)
+        sim.fault(operation="charge", times=1, drop=True)
+        assert books.renew(bought, bob).charge_pending
+        copy = books.copy()
+        own.clock.move(minutes=1)
+        books.collecting.recover()
+        assert books.subscription(bob, bought).status == EXPIRED
+        sim.top_up(bob.wallet.address, "29")
+        until_now = datetime.now(UTC) - own.clock.now()
+        own.clock.move(seconds=until_now.total_seconds())
+        books.renewals.renew()
+        before = books.subscription(bob, bought)
+        assert before.status == ACTIVE
+        keys = charged(sim, bob)
+        copy.restore()
+        own.clock.move(days=3)
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        release(books)
+        after = books.subscription(bob, bought)
+        assert (after.status, after.end_time) == (ACTIVE, before.end_time)
+        late = after.period_start_time.ToDatetime()
+        late -= before.period_start_time.ToDatetime()
+        assert abs(late.total_seconds()) < 60
+        assert charged(sim, bob) == keys
+        types = own.sql.event_types(bob.user_id)
+        assert types[-1] == "subscription.activated"
+        assert "subscription.expired" not in types
+
+    def test_an_attempt_is_left_as_it_is_where_the_later_one_was_another(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        """Of another amount: nobody knows here what it was for."""
+        bought = books.buy(ann)
+        sim.fault(operation="charge", times=1, drop=True)
+        assert books.renew(bought, ann).charge_pending
+        key = charge_rows.id_of(UUID(bought.subscription_id), 2, 2)
+        charge_by_hand(sim, ann, key, "99")
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        (kept,) = release(books).unmatched
+        assert kept.amount == "99"
+        assert books.subscription(ann, bought).status == RENEWING
 
     def test_an_upgrade_is_no_renewal(
         self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person

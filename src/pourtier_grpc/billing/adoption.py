@@ -7,6 +7,7 @@ a subscription would use next lead to what it has used since the copy was made.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 from uuid import UUID, uuid4
 
 from pourtier.v1.subscription_pb2 import ChargeKind
@@ -154,7 +155,13 @@ class Adoption:
         """Writes a charge that was made; False where it is none that we would make."""
         subscription_id, ordinal, _ = place
         found = unknown[made.transaction_id]
-        self._give_up_superseded(account.user_id, subscription_id, unknown)
+        with self._database.read() as read:
+            record = subscriptions.find(read, account.user_id, subscription_id)
+        if record is None:  # pragma: no cover - it is not deleted
+            return False
+        if Decimal(next_plan(self._catalogue, record).price.amount) != made.amount:
+            return False
+        self._give_up_superseded(record, found.created_at, unknown)
         with self._database.transaction() as tx:
             user = users.lock(tx, account.user_id)
             record = subscriptions.lock(tx, account.user_id, subscription_id)
@@ -203,17 +210,23 @@ class Adoption:
         )
 
     def _give_up_superseded(
-        self, user_id: UUID, subscription_id: UUID, unknown: Unknown
+        self, record: Record, followed: datetime, unknown: Unknown
     ) -> None:
-        """Sees to it that an attempt is never made which was followed by another."""
-        for charge in self._open_ones(user_id):
-            if charge.subscription_id != subscription_id:
+        """Sees to it that an attempt is never made which was followed by another.
+
+        `followed` is when that was. What the subscription was meanwhile decides from
+        when on the other has paid for it.
+        """
+        for charge in self._open_ones(record.user_id):
+            if charge.subscription_id != record.subscription_id:
                 continue
             taken = self._take(charge)
             made = self._void(taken)
             if made is not None:
                 self._count(taken, made, unknown)
-            elif self._outcomes.voided(taken, HELD) is None:
+                continue
+            at = min(max(followed, taken.create_time), self._clock.now())
+            if self._outcomes.superseded(taken, at) is None:
                 raise _TakenError
 
     def _open_ones(self, user_id: UUID) -> list[Charge]:

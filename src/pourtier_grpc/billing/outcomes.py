@@ -140,6 +140,21 @@ class Outcomes:
         action = AuditAction.CHARGE_VOIDED
         return self._failed(charge, VOIDED, reason, action, become, unmatched)
 
+    def superseded(self, charge: Charge, at: datetime) -> Settled | None:
+        """It was not made, and at a time another attempt was, which is to be written.
+
+        Nobody is told of what the subscription was in between: whoever was to be has
+        been told by then.
+        """
+
+        def become(record: Record, now: datetime) -> Transition:
+            told = record.failure_reason
+            left = machine.refused(record, charge, told, at, self._grace)
+            return Transition(record=replace(left.record, update_time=now))
+
+        action = AuditAction.CHARGE_VOIDED
+        return self._failed(charge, VOIDED, HELD, action, become)
+
     def put_off(self, charge: Charge, due: datetime) -> None:
         """Has it asked for again then, or by now, by whoever has the lease next."""
         with self._database.transaction() as tx:
