@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 from pourtier.v1.subscription_pb2 import ChargeKind, Subscription
-from pourtier_grpc.billing import outcomes
+from pourtier_grpc.billing import charging, outcomes
 from pourtier_grpc.billing import reconciliation as rules
+from pourtier_grpc.billing.adoption import Adoption
 from pourtier_grpc.billing.holds import HoldState, NotReleasedError
-from pourtier_grpc.billing.machine import ACTIVE, EXPIRED, RENEWING
+from pourtier_grpc.billing.machine import ACTIVE, EXPIRED, FAILED, RENEWING
+from pourtier_grpc.billing.outcomes import CONFIRMED, HELD, VOIDED
 from pourtier_grpc.config import Settings
+from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.errors import PourtierError
 from pourtier_grpc.failpoints import Failpoint
 from pourtier_grpc.store import charges as charge_rows
+from pourtier_grpc.store.charges import PENDING
 from pourtier_grpc.store.driver_errors import unavailable
 from support.bookkeeping import BY_SUPPORT, CLIENT, Bookkeeping, caller
 from support.callers import Person, audited, person
 from support.escrow import escrowed, initialize
-from support.passeur import PasseurSim
+from support.passeur import PasseurSim, passeur_client
+from support.restoring import Copy
 from support.service import Service
 from support.threads import together
 
@@ -115,22 +121,72 @@ class TestHolds:
             )
             assert BY_SUPPORT.reason in bytes(row["body"]).decode()
 
-    def test_a_charge_that_was_open_is_not_asked_for_meanwhile(
+    def test_a_purchase_that_was_open_is_given_up(
         self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
     ) -> None:
         sim.fault(operation="charge", times=1, drop=True)
         bought = books.buy(ann)
         assert books.holds.hold(BY_SUPPORT).pending == 1
-        for _ in range(2):
-            own.clock.move(minutes=1)
-            books.collecting.recover()
-            reconcile(books)
+        own.clock.move(minutes=1)
+        # Until it is compared, it is not asked for.
+        books.collecting.recover()
         assert charged(sim, ann) == []
+        own.clock.move(minutes=1)
+        reconcile(books)
+        assert books.subscription(ann, bought).status == FAILED
+        assert release(books).pending == 0
+        assert books.buy(ann).status == ACTIVE
+        assert len(charged(sim, ann)) == 1
+
+    def test_a_renewal_that_was_open_is_made_afterwards(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        bought = books.buy(ann)
+        end = bought.period_end_time
+        sim.fault(operation="charge", times=1, drop=True)
+        assert books.renew(bought, ann).charge_pending
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        given_up = books.subscription(ann, bought)
+        assert (given_up.status, given_up.charge_pending) == (RENEWING, False)
+        # It keeps its access, and is not charged while charging is held.
+        own.clock.move(minutes=5)
+        books.renewals.renew()
+        assert books.subscription(ann, bought).status == RENEWING
+        assert len(charged(sim, ann)) == 1
         release(books)
         own.clock.move(minutes=1)
-        books.collecting.recover()
+        books.renewals.renew()
+        renewed = books.subscription(ann, bought)
+        assert (renewed.status, renewed.period_start_time) == (ACTIVE, end)
+        assert len(charged(sim, ann)) == 2
+        assert [row["attempt"] for row in books.charges(ann)] == [1, 1, 2]
+        assert "subscription.expired" not in own.sql.event_types(ann.user_id)
+
+    def test_what_passeur_made_meanwhile_counts(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        ann: Person,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """It was asked for after it was looked for, and before it is given up."""
+        sim.fault(operation="charge", times=1, drop=True)
+        bought = books.buy(ann)
+        (charge,) = books.charges(ann)
+        books.holds.hold(BY_SUPPORT)
+        void = Adoption._void
+
+        def made(*args: Any) -> Any:
+            reference = str(charge["reference"])
+            charge_by_hand(sim, ann, charge["charge_id"], "29", reference)
+            return void(*args)
+
+        monkeypatch.setattr(Adoption, "_void", made)
+        reconcile(books)
         assert books.subscription(ann, bought).status == ACTIVE
-        assert len(charged(sim, ann)) == 1
+        assert release(books).unmatched == []
 
     def test_it_ends_when_every_escrow_was_compared_and_not_before(
         self, books: Bookkeeping, sim: PasseurSim, ann: Person
@@ -308,6 +364,84 @@ class TestRestoredDatabases:
         assert abs(end.total_seconds()) < 60
         assert charged(sim, ann) == keys
 
+    def test_whoever_was_told_that_nothing_is_charged_is_not_charged(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        ann: Person,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The copy has the charge, and not that it was given up."""
+        copies: list[Copy] = []
+
+        def copied(point: object) -> None:
+            if point == Failpoint.CHARGE_RECORDED:
+                copies.append(books.copy())
+
+        monkeypatch.setattr(charging, "reach", copied)
+        with passeur_client(f"http://127.0.0.1:{free_port()}") as nobody:
+            monkeypatch.setattr(books.asking, "_passeur", nobody.passeur)
+            assert reason_of(lambda: books.buy(ann)) == "PASSEUR_UNAVAILABLE"
+        monkeypatch.undo()
+        copies[0].restore()
+        (charge,) = books.charges(ann)
+        assert charge["status"] == PENDING
+        own.clock.move(minutes=5)
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        release(books)
+        for _ in range(3):
+            own.clock.move(minutes=5)
+            books.collecting.recover()
+            books.renewals.renew()
+        assert charged(sim, ann) == []
+        (charge,) = books.charges(ann)
+        assert (charge["status"], charge["failure_reason"]) == (VOIDED, HELD)
+
+    def test_one_that_is_open_does_not_keep_another_from_being_made_good(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim
+    ) -> None:
+        """The first purchase was refused, and another made, since the copy."""
+        bob = escrowed(own, sim, "1")
+        sim.fault(operation="charge", times=1, drop=True)
+        assert books.buy(bob, "basic").charge_pending
+        copy = books.copy()
+        own.clock.move(minutes=1)
+        books.collecting.recover()
+        sim.top_up(bob.wallet.address, "200")
+        books.buy(bob, "pro")
+        keys = charged(sim, bob)
+        copy.restore()
+        own.clock.move(minutes=5)
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        (kept,) = release(books).unmatched
+        granted = books.grants.grant(
+            UUID(bob.user_id),
+            "pro",
+            BY_SUPPORT,
+            for_charge=kept.passeur_transaction_id,
+        )
+        assert granted.status == ACTIVE
+        own.clock.move(minutes=5)
+        books.collecting.recover()
+        assert charged(sim, bob) == keys
+
+    def test_a_key_that_has_made_another_charge_is_not_left_open(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        """It was for another amount: for which plan, nobody knows here."""
+        sim.fault(operation="charge", times=1, drop=True)
+        bought = books.buy(ann)
+        (charge,) = books.charges(ann)
+        made = charge_by_hand(sim, ann, charge["charge_id"], "99")
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        (kept,) = release(books).unmatched
+        assert (kept.passeur_transaction_id, kept.amount) == (made, "99")
+        assert books.subscription(ann, bought).status == FAILED
+
     def test_an_attempt_that_failed_before_the_one_that_was_made(
         self, books: Bookkeeping, own: Service, sim: PasseurSim
     ) -> None:
@@ -335,8 +469,62 @@ class TestRestoredDatabases:
         books.renewals.renew()
         books.collecting.recover()
         assert charged(sim, bob) == keys
-        statuses = [row["status"] for row in books.charges(bob)]
-        assert statuses == [2, 4, 2]
+        attempts = {
+            (row["ordinal"], row["attempt"]): row["status"]
+            for row in books.charges(bob)
+        }
+        assert attempts == {(1, 1): CONFIRMED, (2, 1): VOIDED, (2, 2): CONFIRMED}
+
+    def test_a_later_attempt_has_paid_from_when_it_was_made(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim
+    ) -> None:
+        """However late that is found out, and nobody is told of an end."""
+        # So that what Passeur says of times is in the service's time.
+        own.clock.move(days=-32)
+        bob = escrowed(own, sim, "29")
+        bought = books.buy(bob)
+        sim.fault(operation="charge", times=1, drop=True)
+        assert books.renew(bought, bob).charge_pending
+        copy = books.copy()
+        own.clock.move(minutes=1)
+        books.collecting.recover()
+        assert books.subscription(bob, bought).status == EXPIRED
+        sim.top_up(bob.wallet.address, "29")
+        until_now = datetime.now(UTC) - own.clock.now()
+        own.clock.move(seconds=until_now.total_seconds())
+        books.renewals.renew()
+        before = books.subscription(bob, bought)
+        assert before.status == ACTIVE
+        keys = charged(sim, bob)
+        copy.restore()
+        own.clock.move(days=3)
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        release(books)
+        after = books.subscription(bob, bought)
+        assert (after.status, after.end_time) == (ACTIVE, before.end_time)
+        late = after.period_start_time.ToDatetime()
+        late -= before.period_start_time.ToDatetime()
+        assert abs(late.total_seconds()) < 60
+        assert charged(sim, bob) == keys
+        types = own.sql.event_types(bob.user_id)
+        assert types[-1] == "subscription.activated"
+        assert "subscription.expired" not in types
+
+    def test_an_attempt_is_left_as_it_is_where_the_later_one_was_another(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        """Of another amount: nobody knows here what it was for."""
+        bought = books.buy(ann)
+        sim.fault(operation="charge", times=1, drop=True)
+        assert books.renew(bought, ann).charge_pending
+        key = charge_rows.id_of(UUID(bought.subscription_id), 2, 2)
+        charge_by_hand(sim, ann, key, "99")
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        (kept,) = release(books).unmatched
+        assert kept.amount == "99"
+        assert books.subscription(ann, bought).status == RENEWING
 
     def test_an_upgrade_is_no_renewal(
         self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person

@@ -7,6 +7,7 @@ a subscription would use next lead to what it has used since the copy was made.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 from uuid import UUID, uuid4
 
 from pourtier.v1.subscription_pb2 import ChargeKind
@@ -26,9 +27,8 @@ from pourtier_grpc.billing.machine import (
     RENEWING,
 )
 from pourtier_grpc.billing.opening import next_plan
-from pourtier_grpc.billing.outcomes import Outcomes
+from pourtier_grpc.billing.outcomes import HELD, Outcomes
 from pourtier_grpc.clock import Clock
-from pourtier_grpc.errors import ErrorReason, reason_name
 from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.passeur import models
 from pourtier_grpc.store import charges, subscriptions, users
@@ -43,7 +43,6 @@ ATTEMPTS = 8
 FURTHER = 3
 # By what a lease outlasts the calls that are made under it.
 LEASE_MARGIN = timedelta(seconds=10)
-HELD = reason_name(ErrorReason.ERROR_REASON_CHARGING_HELD)
 
 Unknown = dict[str, models.Transaction]
 
@@ -79,31 +78,49 @@ class Adoption:
     def explain(self, account: Unreconciled, unknown: Unknown) -> bool:
         """Takes from `unknown` what is a charge of ours, and writes it as one.
 
+        Afterwards no charge of the user's is open: one that was not made never will be.
+        Whoever has begun it may have been told that nothing is charged, which a copy
+        does not know; and while it is open, nothing else of theirs can be resolved.
         False where another sees to a charge of the user's at the moment. Raises what
         every call of Passeur raises.
         """
         try:
-            self._close_open(account.user_id, unknown)
-            with self._database.read() as read:
-                records = subscriptions.of_user(read, account.user_id)
-            for record in records:
-                self._follow(account, record, unknown)
+            self._count_open(account.user_id, unknown)
+            if unknown:
+                with self._database.read() as read:
+                    records = subscriptions.of_user(read, account.user_id)
+                for record in records:
+                    self._follow(account, record, unknown)
+            self._give_up_open(account.user_id, unknown)
         except _TakenError:
             return False
         return True
 
-    def _close_open(self, user_id: UUID, unknown: Unknown) -> None:
-        """Writes what came of charges that are open here."""
-        with self._database.read() as read:
-            waiting = charges.open_ones(read, user_id)
-        for charge in waiting:
+    def _count_open(self, user_id: UUID, unknown: Unknown) -> None:
+        """Writes what was made of charges that are open here."""
+        for charge in self._open_ones(user_id):
             made = self._made(charge.charge_id)
-            found = None if made is None else unknown.get(made.transaction_id)
-            if made is None or found is None or made.amount != charge.exact_amount:
-                continue
-            at = max(found.created_at, charge.create_time)
-            self._confirm(self._take(charge), made, at)
-            del unknown[found.transaction_id]
+            if made is not None:
+                self._count(self._take(charge), made, unknown)
+
+    def _give_up_open(self, user_id: UUID, unknown: Unknown) -> None:
+        """Sees to it that charges that are open here are not made."""
+        for charge in self._open_ones(user_id):
+            taken = self._take(charge)
+            made = self._void(taken)
+            if made is not None:
+                self._count(taken, made, unknown)
+            elif self._outcomes.voided(taken, HELD) is None:
+                raise _TakenError
+
+    def _count(self, taken: Charge, made: models.Charge, unknown: Unknown) -> None:
+        """Writes what Passeur has made under the key of a charge that is open."""
+        found = unknown.pop(made.transaction_id, None)
+        if made.amount == taken.exact_amount:
+            at = None if found is None else max(found.created_at, taken.create_time)
+            self._confirm(taken, made, at)
+        elif not self._outcomes.voided(taken, HELD, unmatched=made):
+            raise _TakenError
 
     def _follow(self, account: Unreconciled, record: Record, unknown: Unknown) -> None:
         """Goes through the periods that a subscription would have next."""
@@ -122,8 +139,8 @@ class Adoption:
                     continue
                 last = ordinal + FURTHER
                 place = record.subscription_id, ordinal, attempt
-                if self._adopt(account, place, made, found):
-                    del unknown[found.transaction_id]
+                if self._adopt(account, place, made, unknown):
+                    del unknown[made.transaction_id]
                 break
             ordinal += 1
 
@@ -132,11 +149,18 @@ class Adoption:
         account: Unreconciled,
         place: tuple[UUID, int, int],
         made: models.Charge,
-        found: models.Transaction,
+        unknown: Unknown,
     ) -> bool:
         """Writes a charge that was made; False where it is none that we would make."""
         subscription_id, ordinal, _ = place
-        self._give_up_open(account.user_id, subscription_id)
+        found = unknown[made.transaction_id]
+        with self._database.read() as read:
+            record = subscriptions.find(read, account.user_id, subscription_id)
+        if record is None:  # pragma: no cover - it is not deleted
+            return False
+        if Decimal(next_plan(self._catalogue, record).price.amount) != made.amount:
+            return False
+        self._give_up_superseded(record, found.created_at, unknown)
         with self._database.transaction() as tx:
             user = users.lock(tx, account.user_id)
             record = subscriptions.lock(tx, account.user_id, subscription_id)
@@ -184,20 +208,29 @@ class Adoption:
             lease_id=uuid4(),
         )
 
-    def _give_up_open(self, user_id: UUID, subscription_id: UUID) -> None:
-        """Sees to it that an attempt is never made which was followed by another."""
-        with self._database.read() as read:
-            waiting = charges.open_ones(read, user_id)
-        for charge in waiting:
-            if charge.subscription_id != subscription_id:
+    def _give_up_superseded(
+        self, record: Record, followed: datetime, unknown: Unknown
+    ) -> None:
+        """Sees to it that an attempt is never made which was followed by another.
+
+        `followed` is when that was. What the subscription was meanwhile decides from
+        when on the other has paid for it.
+        """
+        for charge in self._open_ones(record.user_id):
+            if charge.subscription_id != record.subscription_id:
                 continue
             taken = self._take(charge)
-            with deadline.within(self._ask_seconds):
-                made = ask.void(self._asking, taken)
+            made = self._void(taken)
             if made is not None:
-                self._confirm(taken, made, None)
-            elif self._outcomes.voided(taken, HELD) is None:
+                self._count(taken, made, unknown)
+                continue
+            at = min(max(followed, taken.create_time), self._clock.now())
+            if self._outcomes.superseded(taken, at) is None:
                 raise _TakenError
+
+    def _open_ones(self, user_id: UUID) -> list[Charge]:
+        with self._database.read() as read:
+            return charges.open_ones(read, user_id)
 
     def _take(self, charge: Charge) -> Charge:
         with self._database.transaction() as tx:
@@ -214,6 +247,10 @@ class Adoption:
         now = self._clock.now()
         if self._outcomes.confirmed(charge, made, at and min(at, now)) is None:
             raise _TakenError
+
+    def _void(self, taken: Charge) -> models.Charge | None:
+        with deadline.within(self._ask_seconds):
+            return ask.void(self._asking, taken)
 
     def _made(self, charge_id: UUID) -> models.Charge | None:
         with deadline.within(self._ask_seconds):

@@ -20,6 +20,7 @@ from pourtier_grpc.billing import machine
 from pourtier_grpc.billing.book import Book
 from pourtier_grpc.billing.machine import UPGRADE, Transition
 from pourtier_grpc.clock import Clock
+from pourtier_grpc.errors import ErrorReason, reason_name
 from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.passeur import models
 from pourtier_grpc.passeur.amounts import text_of
@@ -35,8 +36,12 @@ from pourtier_grpc.store.unmatched import Unmatched
 CONFIRMED = ChargeStatus.CHARGE_STATUS_CONFIRMED
 REFUSED = ChargeStatus.CHARGE_STATUS_REFUSED
 VOIDED = ChargeStatus.CHARGE_STATUS_VOIDED
+# Why a charge is given up that another will be made for.
+HELD = reason_name(ErrorReason.ERROR_REASON_CHARGING_HELD)
 
 T = TypeVar("T")
+# What a subscription is after an outcome, of what it was, at a time.
+Become = Callable[[Record, datetime], Transition]
 
 # Is told of each charge that ends: its kind and how.
 Tell = Callable[[str, str], object]
@@ -101,12 +106,12 @@ class Outcomes:
 
     def refused(self, charge: Charge, reason: str) -> Settled | None:
         """Passeur refuses it, for a reason of the registry; its key is free again."""
-        action = AuditAction.CHARGE_REFUSED
 
-        def follow(record: Record, now: datetime) -> Transition:
+        def become(record: Record, now: datetime) -> Transition:
             return machine.refused(record, charge, reason, now, self._grace)
 
-        return self._failed(charge, REFUSED, reason, action, follow)
+        action = AuditAction.CHARGE_REFUSED
+        return self._failed(charge, REFUSED, reason, action, become)
 
     def voided(
         self,
@@ -122,12 +127,27 @@ class Outcomes:
         follows. `unmatched` is what Passeur has made under its key instead, if
         anything.
         """
-        action = AuditAction.CHARGE_VOIDED
 
-        def follow(record: Record, now: datetime) -> Transition:
+        def become(record: Record, now: datetime) -> Transition:
             return machine.given_up(record, charge, reason, now, ends=ends)
 
-        return self._failed(charge, VOIDED, reason, action, follow, unmatched)
+        action = AuditAction.CHARGE_VOIDED
+        return self._failed(charge, VOIDED, reason, action, become, unmatched)
+
+    def superseded(self, charge: Charge, at: datetime) -> Settled | None:
+        """It was not made, and at a time another attempt was, which is to be written.
+
+        Nobody is told of what the subscription was in between: whoever was to be has
+        been told by then.
+        """
+
+        def become(record: Record, now: datetime) -> Transition:
+            told = record.failure_reason or HELD
+            left = machine.refused(record, charge, told, at, self._grace)
+            return Transition(record=replace(left.record, update_time=now))
+
+        action = AuditAction.CHARGE_VOIDED
+        return self._failed(charge, VOIDED, HELD, action, become)
 
     def put_off(self, charge: Charge, due: datetime) -> None:
         """Has it asked for again then, or by now, by whoever has the lease next."""
@@ -164,17 +184,16 @@ class Outcomes:
         status: ChargeStatus.ValueType,
         reason: str,
         action: AuditAction,
-        follow: Callable[[Record, datetime], Transition],
+        become: Become,
         unmatched: models.Charge | None = None,
     ) -> Settled | None:
         def write(tx: Transaction, user: User, record: Record, now: datetime) -> Record:
-            transition = follow(record, now)
             details = {"charge_id": charge.key, "reason": reason}
             self._book.note(tx, user, action, details)
             if unmatched is not None:
                 found = _instead_of(charge, unmatched, now)
                 self._book.note_unmatched(tx, user, found)
-            return self._book.write(tx, user, transition, details=details)
+            return self._book.write(tx, user, become(record, now), details=details)
 
         values = {"status": status, "failure_reason": reason}
         return self._settle(charge, values, write, keeps_key=False)

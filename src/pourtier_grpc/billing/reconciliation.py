@@ -114,7 +114,7 @@ class Reconciliation:
 
     def _compare(self, account: Unreconciled) -> None:
         unknown = self._unknown(account)
-        if unknown and not self._adoption.explain(account, unknown):
+        if not self._adoption.explain(account, unknown):
             # Somebody else is about to.
             return
         with self._database.transaction() as tx:
