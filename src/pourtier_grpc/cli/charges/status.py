@@ -1,4 +1,4 @@
-"""`pourtier charges status`: is anything charged, and what is still to be done."""
+"""`pourtier charges status`: is anything charged, and what is to be done for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pourtier_grpc.cli.parts import parts
 @click.command()
 @json_option
 def status(*, as_json: bool) -> None:
-    """Print whether charging is held, and what is still to be done.
+    """Print whether charging is held.
 
     Since when and why, whether every escrow was compared with what Passeur knows of it
     or how many are left, how many charges are under way, and which ones only Passeur
