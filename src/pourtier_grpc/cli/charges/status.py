@@ -1,4 +1,4 @@
-"""`pourtier charges status`: is anything charged, and what is still to be done."""
+"""`pourtier charges status`: is anything charged, and what is to be done for it."""
 
 from __future__ import annotations
 
