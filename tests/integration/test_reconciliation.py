@@ -503,9 +503,8 @@ class TestRestoredDatabases:
         release(books)
         after = books.subscription(bob, bought)
         assert (after.status, after.end_time) == (ACTIVE, before.end_time)
-        late = after.period_start_time.ToDatetime()
-        late -= before.period_start_time.ToDatetime()
-        assert abs(late.total_seconds()) < 60
+        begun, was = after.period_start_time, before.period_start_time
+        assert abs(begun.ToSeconds() - was.ToSeconds()) < 60
         assert charged(sim, bob) == keys
         types = own.sql.event_types(bob.user_id)
         assert types[-1] == "subscription.activated"
