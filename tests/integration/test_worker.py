@@ -186,6 +186,8 @@ def test_it_shows_its_loops_and_the_state_of_the_log(log: Log, make: Make) -> No
         "escrow-state",
         "renewals",
         "charge-recovery",
+        "refund-recovery",
+        "charge-reconciliation",
         "billing-state",
         "idempotency-sweep",
     }

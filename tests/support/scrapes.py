@@ -14,8 +14,8 @@ from pourtier_grpc.devtools.contract import ROOT
 
 # What workers alone have.
 WORKERS = re.compile(
-    "pourtier_(worker|audit|events|escrow|subscriptions|renewal|charging)_"
-    "|pourtier_charges_(open|stuck)"
+    "pourtier_(worker|audit|events|escrow|subscriptions|renewal|charging|refunds)_"
+    "|pourtier_charges_(open|stuck|unmatched)"
 )
 ROW = re.compile(r"^\| `(pourtier_\w+)` \| (\w+) \|([^|]*)\|", re.MULTILINE)
 
