@@ -691,6 +691,45 @@ class TestWorkers:
         assert after.period_end_time == before.period_end_time
         assert charged(sim, ann) == keys
 
+    def test_what_another_has_begun_to_write_is_not_unmatched(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        ann: Person,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """It has looked before the other wrote, and the other died before the end."""
+        bought = books.buy(ann)
+        copy = books.copy()
+        books.renew(bought, ann)
+        keys = charged(sim, ann)
+        copy.restore()
+        books.holds.hold(BY_SUPPORT)
+        explain = Adoption.explain
+
+        def die(*_: object) -> None:
+            raise unavailable()
+
+        def overtaken(
+            adoption: Adoption, account: Any, unknown: dict[str, Any]
+        ) -> bool:
+            monkeypatch.setattr(Adoption, "_confirm", die)
+            with pytest.raises(PourtierError):
+                explain(adoption, account, dict(unknown))
+            monkeypatch.undo()
+            return True
+
+        monkeypatch.setattr(Adoption, "explain", overtaken)
+        reconcile(books)
+        assert [row["status"] for row in books.charges(ann)] == [CONFIRMED, PENDING]
+        assert (unmatched(own), unreconciled(own)) == ([], 1)
+        own.clock.move(minutes=5)
+        reconcile(books)
+        assert release(books).unmatched == []
+        assert [str(row["charge_id"]) for row in books.charges(ann)] == keys
+        assert [row["status"] for row in books.charges(ann)] == [CONFIRMED, CONFIRMED]
+
     def test_nobody_is_asked_while_passeur_is_left_alone_and_nothing_is_marked(
         self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
     ) -> None:
