@@ -14,7 +14,7 @@ from pourtier_grpc.billing import charging, outcomes
 from pourtier_grpc.billing import reconciliation as rules
 from pourtier_grpc.billing.adoption import Adoption
 from pourtier_grpc.billing.holds import HoldState, NotReleasedError
-from pourtier_grpc.billing.machine import ACTIVE, EXPIRED, FAILED, RENEWING
+from pourtier_grpc.billing.machine import ACTIVE, CANCELLED, EXPIRED, FAILED, RENEWING
 from pourtier_grpc.billing.outcomes import CONFIRMED, HELD, VOIDED
 from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.ports import free_port
@@ -503,9 +503,8 @@ class TestRestoredDatabases:
         release(books)
         after = books.subscription(bob, bought)
         assert (after.status, after.end_time) == (ACTIVE, before.end_time)
-        late = after.period_start_time.ToDatetime()
-        late -= before.period_start_time.ToDatetime()
-        assert abs(late.total_seconds()) < 60
+        late = after.period_start_time.seconds - before.period_start_time.seconds
+        assert abs(late) < 60
         assert charged(sim, bob) == keys
         types = own.sql.event_types(bob.user_id)
         assert types[-1] == "subscription.activated"
@@ -599,6 +598,60 @@ class TestRestoredDatabases:
         (kept,) = unmatched(own)
         assert kept["passeur_transaction_id"] == transaction_id
         assert books.subscription(bob, old).status == EXPIRED
+
+    def test_money_that_was_made_good_pays_for_nothing_else(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim
+    ) -> None:
+        """Asked for again under its key, Passeur says that it was taken."""
+        bob = escrowed(own, sim, "29")
+        old = books.buy(bob)
+        assert books.renew(old, bob).status == EXPIRED
+        sim.top_up(bob.wallet.address, "100")
+        other = books.buy(bob)
+        key = charge_rows.id_of(UUID(old.subscription_id), 2, 2)
+        reference = f"subscription {old.subscription_id}, period 2"
+        stray = charge_by_hand(sim, bob, key, "29", reference)
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        release(books)
+        whose = UUID(bob.user_id)
+        books.grants.grant(whose, None, BY_SUPPORT, for_charge=stray)
+        books.own.cancel(caller(bob), UUID(other.subscription_id), CLIENT)
+        assert books.renew(other, bob).status == CANCELLED
+        keys = charged(sim, bob)
+
+        def reactivate() -> Subscription:
+            subscription_id = UUID(old.subscription_id)
+            return books.purchases.reactivate(caller(bob), subscription_id, CLIENT)
+
+        assert reason_of(reactivate) == "PASSEUR_UNAVAILABLE"
+        assert books.subscription(bob, old).status == EXPIRED
+        assert charged(sim, bob) == keys
+        # By another key, it is paid for.
+        assert reactivate().status == ACTIVE
+        assert len(charged(sim, bob)) == len(keys) + 1
+
+    def test_a_renewal_goes_on_whose_key_was_made_good(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        bought = books.buy(ann)
+        key = charge_rows.id_of(UUID(bought.subscription_id), 2, 1)
+        reference = f"subscription {bought.subscription_id}, period 2"
+        stray = charge_by_hand(sim, ann, key, "29", reference)
+        own.sql.run(
+            "INSERT INTO unmatched_charges (passeur_transaction_id, user_id,"
+            " wallet_address, amount, create_time, find_time, resolve_time)"
+            " VALUES (%s, %s, %s, '29', now(), now(), now())",
+            stray,
+            ann.user_id,
+            ann.wallet.address,
+        )
+        assert books.renew(bought, ann).status == RENEWING
+        assert len(charged(sim, ann)) == 2
+        books.renewals.renew()
+        assert books.subscription(ann, bought).status == ACTIVE
+        assert len(charged(sim, ann)) == 3
+        assert "subscription.expired" not in own.sql.event_types(ann.user_id)
 
 
 class TestWorkers:

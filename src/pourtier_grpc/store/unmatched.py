@@ -55,6 +55,14 @@ def known(reader: Reader, transaction_ids: list[str]) -> set[str]:
     return {row[0] for row in reader.run(ours.union(kept))}
 
 
+def is_kept(reader: Reader, transaction_id: str) -> bool:
+    """Whether one of Passeur's transactions is unmatched, or was."""
+    query = select(rows.c.user_id).where(
+        rows.c.passeur_transaction_id == transaction_id
+    )
+    return reader.run(query).first() is not None
+
+
 def unresolved(reader: Reader, most: int) -> list[Unmatched]:
     """Those that nobody has resolved, the oldest first."""
     query = (
