@@ -13,9 +13,11 @@ from pourtier.v1.subscription_pb2 import ChargeKind, Subscription
 from pourtier_grpc.billing import charging, outcomes
 from pourtier_grpc.billing import reconciliation as rules
 from pourtier_grpc.billing.adoption import Adoption
+from pourtier_grpc.billing.grants import UngrantedError
 from pourtier_grpc.billing.holds import HoldState, NotReleasedError
 from pourtier_grpc.billing.machine import ACTIVE, CANCELLED, EXPIRED, FAILED, RENEWING
 from pourtier_grpc.billing.outcomes import CONFIRMED, HELD, VOIDED
+from pourtier_grpc.billing.resolving import UnresolvedError
 from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.errors import PourtierError
@@ -320,6 +322,34 @@ class TestRestoredDatabases:
         books.holds.hold(BY_SUPPORT)
         reconcile(books)
         assert release(books).unmatched == []
+
+    def test_what_nothing_is_given_for_is_resolved_all_the_same(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        stray = charge_by_hand(sim, ann, uuid4(), "29")
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        release(books)
+        assert reason_of(lambda: books.buy(ann)) == "CHARGING_HELD"
+        with pytest.raises(UnresolvedError, match="no unmatched charge tx_1"):
+            books.resolving.resolve("tx_1", BY_SUPPORT)
+        assert books.resolving.resolve(stray, BY_SUPPORT).amount == "29"
+        (row,) = unmatched(own)
+        assert row["resolve_time"] is not None
+        assert row["resolution"] == BY_SUPPORT.reason
+        (told,) = audited(own, ann.user_id, "charge.resolved")
+        assert told["actor"] == "operator"
+        assert told["details"] == {
+            "passeur_transaction_id": stray,
+            "amount": "29",
+            "reason": BY_SUPPORT.reason,
+        }
+        assert books.buy(ann).status == ACTIVE
+        with pytest.raises(UnresolvedError, match="is resolved already"):
+            books.resolving.resolve(stray, BY_SUPPORT)
+        # Nor does a month follow from it.
+        with pytest.raises(UngrantedError):
+            books.grants.grant(UUID(ann.user_id), None, BY_SUPPORT, for_charge=stray)
 
     def test_an_escrow_that_was_forgotten_is_not_charged_again(
         self, books: Bookkeeping, own: Service, sim: PasseurSim

@@ -55,12 +55,16 @@ def known(reader: Reader, transaction_ids: list[str]) -> set[str]:
     return {row[0] for row in reader.run(ours.union(kept))}
 
 
+def find(reader: Reader, transaction_id: str) -> Unmatched | None:
+    """The one of that transaction, resolved or not, or None."""
+    query = select(rows).where(rows.c.passeur_transaction_id == transaction_id)
+    row = reader.run(query).first()
+    return None if row is None else _unmatched(row)
+
+
 def is_kept(reader: Reader, transaction_id: str) -> bool:
     """Whether one of Passeur's transactions is unmatched, or was."""
-    query = select(rows.c.user_id).where(
-        rows.c.passeur_transaction_id == transaction_id
-    )
-    return reader.run(query).first() is not None
+    return find(reader, transaction_id) is not None
 
 
 def unresolved(reader: Reader, most: int) -> list[Unmatched]:
