@@ -231,6 +231,25 @@ class TestLists:
         assert (shown["plan_id"], shown["auto_renew"]) == ("basic", False)
         assert quickly("charges", "list", "--unmatched", **where).stdout == ""
 
+    def test_unmatched_ones_are_resolved_without_a_month(
+        self, own: Service, sim: PasseurSim, where: dict[str, object]
+    ) -> None:
+        bob = person(own)
+        own.sql.run(
+            "INSERT INTO unmatched_charges (passeur_transaction_id, user_id,"
+            " wallet_address, amount, create_time, find_time)"
+            " VALUES ('tx_1', %s, 'wallet', '29', now(), now())",
+            bob.user_id,
+        )
+        words = ("charges", "resolve", "tx_1", *WHY)
+        done = quickly(*words, **where)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert f"of user {bob.user_id}, 29 USDC, is resolved" in done.stderr
+        assert quickly("charges", "list", "--unmatched", **where).stdout == ""
+        done = quickly(*words, **where)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "pourtier: tx_1 is resolved already\n"
+
 
 @pytest.mark.parametrize(
     "words",
@@ -239,6 +258,7 @@ class TestLists:
         ("charges", "refund", "x", *WHY),
         ("charges", "refund", "0190b6b4-5c10-7000-8000-000000000000"),
         ("charges", "hold"),
+        ("charges", "resolve", "tx_1"),
         ("subscription", "grant", "x"),
     ],
 )

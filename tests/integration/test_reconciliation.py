@@ -13,9 +13,11 @@ from pourtier.v1.subscription_pb2 import ChargeKind, Subscription
 from pourtier_grpc.billing import charging, outcomes
 from pourtier_grpc.billing import reconciliation as rules
 from pourtier_grpc.billing.adoption import Adoption
+from pourtier_grpc.billing.grants import UngrantedError
 from pourtier_grpc.billing.holds import HoldState, NotReleasedError
-from pourtier_grpc.billing.machine import ACTIVE, EXPIRED, FAILED, RENEWING
+from pourtier_grpc.billing.machine import ACTIVE, CANCELLED, EXPIRED, FAILED, RENEWING
 from pourtier_grpc.billing.outcomes import CONFIRMED, HELD, VOIDED
+from pourtier_grpc.billing.resolving import UnresolvedError
 from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.errors import PourtierError
@@ -321,6 +323,34 @@ class TestRestoredDatabases:
         reconcile(books)
         assert release(books).unmatched == []
 
+    def test_what_nothing_is_given_for_is_resolved_all_the_same(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        stray = charge_by_hand(sim, ann, uuid4(), "29")
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        release(books)
+        assert reason_of(lambda: books.buy(ann)) == "CHARGING_HELD"
+        with pytest.raises(UnresolvedError, match="no unmatched charge tx_1"):
+            books.resolving.resolve("tx_1", BY_SUPPORT)
+        assert books.resolving.resolve(stray, BY_SUPPORT).amount == "29"
+        (row,) = unmatched(own)
+        assert row["resolve_time"] is not None
+        assert row["resolution"] == BY_SUPPORT.reason
+        (told,) = audited(own, ann.user_id, "charge.resolved")
+        assert told["actor"] == "operator"
+        assert told["details"] == {
+            "passeur_transaction_id": stray,
+            "amount": "29",
+            "reason": BY_SUPPORT.reason,
+        }
+        assert books.buy(ann).status == ACTIVE
+        with pytest.raises(UnresolvedError, match="is resolved already"):
+            books.resolving.resolve(stray, BY_SUPPORT)
+        # Nor does a month follow from it.
+        with pytest.raises(UngrantedError):
+            books.grants.grant(UUID(ann.user_id), None, BY_SUPPORT, for_charge=stray)
+
     def test_an_escrow_that_was_forgotten_is_not_charged_again(
         self, books: Bookkeeping, own: Service, sim: PasseurSim
     ) -> None:
@@ -599,6 +629,60 @@ class TestRestoredDatabases:
         assert kept["passeur_transaction_id"] == transaction_id
         assert books.subscription(bob, old).status == EXPIRED
 
+    def test_money_that_was_made_good_pays_for_nothing_else(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim
+    ) -> None:
+        """Asked for again under its key, Passeur says that it was taken."""
+        bob = escrowed(own, sim, "29")
+        old = books.buy(bob)
+        assert books.renew(old, bob).status == EXPIRED
+        sim.top_up(bob.wallet.address, "100")
+        other = books.buy(bob)
+        key = charge_rows.id_of(UUID(old.subscription_id), 2, 2)
+        reference = f"subscription {old.subscription_id}, period 2"
+        stray = charge_by_hand(sim, bob, key, "29", reference)
+        books.holds.hold(BY_SUPPORT)
+        reconcile(books)
+        release(books)
+        whose = UUID(bob.user_id)
+        books.grants.grant(whose, None, BY_SUPPORT, for_charge=stray)
+        books.own.cancel(caller(bob), UUID(other.subscription_id), CLIENT)
+        assert books.renew(other, bob).status == CANCELLED
+        keys = charged(sim, bob)
+
+        def reactivate() -> Subscription:
+            subscription_id = UUID(old.subscription_id)
+            return books.purchases.reactivate(caller(bob), subscription_id, CLIENT)
+
+        assert reason_of(reactivate) == "PASSEUR_UNAVAILABLE"
+        assert books.subscription(bob, old).status == EXPIRED
+        assert charged(sim, bob) == keys
+        # By another key, it is paid for.
+        assert reactivate().status == ACTIVE
+        assert len(charged(sim, bob)) == len(keys) + 1
+
+    def test_a_renewal_goes_on_whose_key_was_made_good(
+        self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person
+    ) -> None:
+        bought = books.buy(ann)
+        key = charge_rows.id_of(UUID(bought.subscription_id), 2, 1)
+        reference = f"subscription {bought.subscription_id}, period 2"
+        stray = charge_by_hand(sim, ann, key, "29", reference)
+        own.sql.run(
+            "INSERT INTO unmatched_charges (passeur_transaction_id, user_id,"
+            " wallet_address, amount, create_time, find_time, resolve_time)"
+            " VALUES (%s, %s, %s, '29', now(), now(), now())",
+            stray,
+            ann.user_id,
+            ann.wallet.address,
+        )
+        assert books.renew(bought, ann).status == RENEWING
+        assert len(charged(sim, ann)) == 2
+        books.renewals.renew()
+        assert books.subscription(ann, bought).status == ACTIVE
+        assert len(charged(sim, ann)) == 3
+        assert "subscription.expired" not in own.sql.event_types(ann.user_id)
+
 
 class TestWorkers:
     def test_many_at_once_write_everything_once(
@@ -689,6 +773,45 @@ class TestWorkers:
         after = books.subscription(ann, bought)
         assert after.period_end_time == before.period_end_time
         assert charged(sim, ann) == keys
+
+    def test_what_another_has_begun_to_write_is_not_unmatched(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        ann: Person,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """It has looked before the other wrote, and the other died before the end."""
+        bought = books.buy(ann)
+        copy = books.copy()
+        books.renew(bought, ann)
+        keys = charged(sim, ann)
+        copy.restore()
+        books.holds.hold(BY_SUPPORT)
+        explain = Adoption.explain
+
+        def die(*_: object) -> None:
+            raise unavailable()
+
+        def overtaken(
+            adoption: Adoption, account: Any, unknown: dict[str, Any]
+        ) -> bool:
+            monkeypatch.setattr(Adoption, "_confirm", die)
+            with pytest.raises(PourtierError):
+                explain(adoption, account, dict(unknown))
+            monkeypatch.undo()
+            return True
+
+        monkeypatch.setattr(Adoption, "explain", overtaken)
+        reconcile(books)
+        assert [row["status"] for row in books.charges(ann)] == [CONFIRMED, PENDING]
+        assert (unmatched(own), unreconciled(own)) == ([], 1)
+        own.clock.move(minutes=5)
+        reconcile(books)
+        assert release(books).unmatched == []
+        assert [str(row["charge_id"]) for row in books.charges(ann)] == keys
+        assert [row["status"] for row in books.charges(ann)] == [CONFIRMED, CONFIRMED]
 
     def test_nobody_is_asked_while_passeur_is_left_alone_and_nothing_is_marked(
         self, books: Bookkeeping, own: Service, sim: PasseurSim, ann: Person

@@ -21,6 +21,7 @@ from pourtier_grpc.billing.purchases import Purchases
 from pourtier_grpc.billing.reconciliation import Reconciliation
 from pourtier_grpc.billing.refunds import Refunds
 from pourtier_grpc.billing.renewals import Renewals
+from pourtier_grpc.billing.resolving import Resolving
 from pourtier_grpc.caller import Act, Client, SignedInUser
 from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.store.audit import AuditLog
@@ -147,6 +148,12 @@ class Bookkeeping:
     @cached_property
     def holds(self) -> Holds:
         return Holds(
+            database=self.parts.database, book=self.book, clock=self.parts.clock
+        )
+
+    @cached_property
+    def resolving(self) -> Resolving:
+        return Resolving(
             database=self.parts.database, book=self.book, clock=self.parts.clock
         )
 

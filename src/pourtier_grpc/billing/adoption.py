@@ -31,7 +31,7 @@ from pourtier_grpc.billing.outcomes import HELD, Outcomes
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.passeur import models
-from pourtier_grpc.store import charges, subscriptions, users
+from pourtier_grpc.store import charges, subscriptions, unmatched, users
 from pourtier_grpc.store.charges import Charge
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.escrow import Unreconciled
@@ -156,9 +156,7 @@ class Adoption:
         found = unknown[made.transaction_id]
         with self._database.read() as read:
             record = subscriptions.find(read, account.user_id, subscription_id)
-        if record is None:  # pragma: no cover - it is not deleted
-            return False
-        if Decimal(next_plan(self._catalogue, record).price.amount) != made.amount:
+        if record is None or self._price(record) != made.amount:
             return False
         self._give_up_superseded(record, found.created_at, unknown)
         with self._database.transaction() as tx:
@@ -169,6 +167,9 @@ class Adoption:
             live = subscriptions.find_live(tx, account.user_id)
             kind = _kind_of(record, live)
             if kind is None or record.charge_id or ordinal <= record.ordinal:
+                return False
+            if unmatched.is_kept(tx, made.transaction_id):
+                # Another has given it up, and an operator may have made it good.
                 return False
             now = self._clock.now()
             at = min(max(found.created_at, _over(record) or now), now)
@@ -207,6 +208,9 @@ class Adoption:
             create_time=at,
             lease_id=uuid4(),
         )
+
+    def _price(self, record: Record) -> Decimal:
+        return Decimal(next_plan(self._catalogue, record).price.amount)
 
     def _give_up_superseded(
         self, record: Record, followed: datetime, unknown: Unknown

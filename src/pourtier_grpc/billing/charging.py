@@ -26,10 +26,9 @@ from pourtier_grpc.billing.opening import (
 )
 from pourtier_grpc.billing.outcomes import REFUSED, VOIDED, Outcomes, Settled
 from pourtier_grpc.clock import Clock
-from pourtier_grpc.errors import ErrorReason, PourtierError
+from pourtier_grpc.errors import ErrorReason, PourtierError, reason_name
 from pourtier_grpc.escrow import refusals
 from pourtier_grpc.escrow.asking import Asking
-from pourtier_grpc.escrow.outcomes import name_of
 from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.passeur.errors import PasseurError, RefusedError
 from pourtier_grpc.store import charges, claims, idempotency, users
@@ -201,7 +200,7 @@ class Charging:
             self._given_up(charge, lambda: self._outcomes.refused(charge, code))
             return self._final(charge, ask.error_of(reason, charge, balance), error)
         if not error.may_have_taken_effect and not isinstance(error, RefusedError):
-            why = name_of(UNAVAILABLE)
+            why = reason_name(UNAVAILABLE)
             self._given_up(charge, lambda: self._outcomes.voided(charge, why))
             return self._final(charge, refusals.unavailable(error), error)
         now = self._clock.now()

@@ -18,9 +18,8 @@ from pourtier_grpc.billing import asking as ask
 from pourtier_grpc.billing.opening import HELD_SECONDS
 from pourtier_grpc.billing.outcomes import Outcomes, Settled
 from pourtier_grpc.clock import Clock
-from pourtier_grpc.errors import ErrorReason
+from pourtier_grpc.errors import ErrorReason, reason_name
 from pourtier_grpc.escrow.asking import Asking
-from pourtier_grpc.escrow.outcomes import name_of
 from pourtier_grpc.expected import ExpectedError
 from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.passeur import models
@@ -45,7 +44,7 @@ LONGEST_SECONDS = 60.0
 # Why a charge is given up, which nobody is told as an error.
 _NO_PERSON = ErrorReason.ERROR_REASON_USER_SUSPENDED
 _NO_WISH = ErrorReason.ERROR_REASON_SUBSCRIPTION_ENDED
-SUSPENDED, ENDED = name_of(_NO_PERSON), name_of(_NO_WISH)
+SUSPENDED, ENDED = reason_name(_NO_PERSON), reason_name(_NO_WISH)
 
 _log = structlog.get_logger("pourtier.billing")
 

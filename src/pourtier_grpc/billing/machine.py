@@ -241,7 +241,7 @@ def expired(record: Record, now: datetime, reason: str | None = None) -> Transit
 
 
 def cancelled(record: Record, now: datetime) -> Transition:
-    """It ends for good."""
+    """It ends, and comes back only where its owner asks for that."""
     changed = replace(
         record,
         status=CANCELLED,

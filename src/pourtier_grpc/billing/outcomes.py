@@ -25,6 +25,7 @@ from pourtier_grpc.failpoints import Failpoint, reach
 from pourtier_grpc.passeur import models
 from pourtier_grpc.passeur.amounts import text_of
 from pourtier_grpc.store import charges, idempotency, periods, subscriptions, users
+from pourtier_grpc.store import unmatched as unmatched_rows
 from pourtier_grpc.store.audit import AuditAction
 from pourtier_grpc.store.charges import Charge
 from pourtier_grpc.store.engine import Database, Reader, Transaction
@@ -45,6 +46,10 @@ Become = Callable[[Record, datetime], Transition]
 
 # Is told of each charge that ends: its kind and how.
 Tell = Callable[[str, str], object]
+
+
+class _CountedError(Exception):
+    """What was taken counts for something else already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +91,9 @@ class Outcomes:
     ) -> Settled | None:
         """The money was taken: the period is paid.
 
-        `taken` is when, or None where that was just now.
+        `taken` is when, or None where that was just now. Money that was unmatched is an
+        operator's to count, who may have made it good: it pays for nothing more, and
+        another attempt is made.
         """
         values = {
             "status": CONFIRMED,
@@ -95,6 +102,8 @@ class Outcomes:
         }
 
         def write(tx: Transaction, user: User, record: Record, now: datetime) -> Record:
+            if unmatched_rows.is_kept(tx, answer.transaction_id):
+                raise _CountedError
             transition = machine.paid(record, charge, taken or now)
             changed = replace(transition.record, update_time=now)
             transition = replace(transition, record=changed)
@@ -102,7 +111,10 @@ class Outcomes:
             details = {"charge_id": charge.key, "amount": charge.amount}
             return self._book.write(tx, user, transition, details=details)
 
-        return self._settle(charge, values, write, keeps_key=True)
+        try:
+            return self._settle(charge, values, write, keeps_key=True)
+        except _CountedError:
+            return self.voided(charge, HELD, again=True)
 
     def refused(self, charge: Charge, reason: str) -> Settled | None:
         """Passeur refuses it, for a reason of the registry; its key is free again."""

@@ -34,7 +34,7 @@ from pourtier_grpc.passeur.models import (
     TransactionPage,
     TransactionStatus,
 )
-from pourtier_grpc.store import escrow, holds, unmatched, users
+from pourtier_grpc.store import charges, escrow, holds, unmatched, users
 from pourtier_grpc.store.engine import Database
 from pourtier_grpc.store.escrow import Unreconciled
 from pourtier_grpc.store.unmatched import Unmatched
@@ -119,6 +119,9 @@ class Reconciliation:
             return
         with self._database.transaction() as tx:
             user = found_user(users.lock(tx, account.user_id), account.user_id)
+            if charges.open_of_user(tx, account.user_id) is not None:
+                # Another has written one that explains something, and not yet what.
+                return
             known = unmatched.known(tx, list(unknown))
             for transaction_id, found in unknown.items():
                 if transaction_id not in known:

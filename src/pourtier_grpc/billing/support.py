@@ -9,6 +9,7 @@ from pourtier_grpc.billing.catalogue import Catalogue
 from pourtier_grpc.billing.grants import Grants
 from pourtier_grpc.billing.holds import Holds
 from pourtier_grpc.billing.refunds import Refunds
+from pourtier_grpc.billing.resolving import Resolving
 from pourtier_grpc.billing.view import View
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.escrow.asking import Asking
@@ -17,11 +18,12 @@ from pourtier_grpc.store.engine import Database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Support:
-    """Refunds, grants and holds, and a look at what there is."""
+    """Refunds, grants and holds, what is resolved, and a look at what there is."""
 
     refunds: Refunds
     grants: Grants
     holds: Holds
+    resolving: Resolving
     view: View
 
 
@@ -45,5 +47,6 @@ def make_support(
         ),
         grants=Grants(database=database, catalogue=catalogue, book=book, clock=clock),
         holds=Holds(database=database, book=book, clock=clock),
+        resolving=Resolving(database=database, book=book, clock=clock),
         view=View(database=database, clock=clock),
     )

@@ -147,7 +147,3 @@ def described(transfer: Transfer) -> dict[str, str]:
 def owner_of(transfer: Transfer) -> User:
     """Whose transfer it is, as far as the audit log asks."""
     return User(user_id=str(transfer.user_id), wallet_address=transfer.wallet_address)
-
-
-# What rules that charge call it by.
-name_of = reason_name

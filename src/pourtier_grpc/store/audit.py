@@ -65,6 +65,7 @@ class AuditAction(StrEnum):
     CHARGE_REFUSED = "charge.refused"
     CHARGE_VOIDED = "charge.voided"
     CHARGE_UNMATCHED = "charge.unmatched"
+    CHARGE_RESOLVED = "charge.resolved"
     REFUND_REQUESTED = "refund.requested"
     REFUND_CONFIRMED = "refund.confirmed"
     REFUND_REFUSED = "refund.refused"

@@ -55,6 +55,18 @@ def known(reader: Reader, transaction_ids: list[str]) -> set[str]:
     return {row[0] for row in reader.run(ours.union(kept))}
 
 
+def find(reader: Reader, transaction_id: str) -> Unmatched | None:
+    """The one of that transaction, resolved or not, or None."""
+    query = select(rows).where(rows.c.passeur_transaction_id == transaction_id)
+    row = reader.run(query).first()
+    return None if row is None else _unmatched(row)
+
+
+def is_kept(reader: Reader, transaction_id: str) -> bool:
+    """Whether one of Passeur's transactions is unmatched, or was."""
+    return find(reader, transaction_id) is not None
+
+
 def unresolved(reader: Reader, most: int) -> list[Unmatched]:
     """Those that nobody has resolved, the oldest first."""
     return [_unmatched(row) for row in reader.run(_UNRESOLVED.limit(most))]

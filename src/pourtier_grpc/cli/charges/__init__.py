@@ -15,6 +15,7 @@ from pourtier_grpc.cli.lazy import LazyGroup, lazy
         ("list", "list:list_", "Print the charges whose outcome is not known."),
         ("refund", "refund:refund", "Give a charge back, or a part of it."),
         ("release", "hold:release", "Have charges made again."),
+        ("resolve", "resolve:resolve", "Have the user of an unmatched one charged."),
         ("status", "status:status", "Print whether charging is held."),
     ),
 )
