@@ -114,7 +114,7 @@ class Outcomes:
         try:
             return self._settle(charge, values, write, keeps_key=True)
         except _CountedError:
-            return self.voided(charge, HELD, again=True)
+            return self.voided(charge, HELD)
 
     def refused(self, charge: Charge, reason: str) -> Settled | None:
         """Passeur refuses it, for a reason of the registry; its key is free again."""
