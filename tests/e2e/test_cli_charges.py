@@ -245,6 +245,8 @@ class TestLists:
         done = quickly(*words, **where)
         assert (done.returncode, done.stdout) == (0, "")
         assert f"of user {bob.user_id}, 29 USDC, is resolved" in done.stderr
+        done = quickly(*words, "--refund-of", bob.user_id, **where)
+        assert (done.returncode, done.stdout) == (1, "")
         assert quickly("charges", "list", "--unmatched", **where).stdout == ""
         done = quickly(*words, **where)
         assert (done.returncode, done.stdout) == (1, "")

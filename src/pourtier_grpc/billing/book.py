@@ -38,6 +38,11 @@ class Origin:
 
 BY_ITSELF = Origin()
 NO_DETAILS: Mapping[str, str] = MappingProxyType({})
+# How it is written down that something is known to Passeur alone.
+_NOTED = {
+    unmatched.CHARGE: AuditAction.CHARGE_UNMATCHED,
+    unmatched.REFUND: AuditAction.REFUND_UNMATCHED,
+}
 
 
 class Book:
@@ -110,13 +115,13 @@ class Book:
         self._audit.append(tx, event)
 
     def note_unmatched(self, tx: Transaction, user: User, found: Unmatched) -> None:
-        """Keeps a charge that only Passeur knows: its user is not charged meanwhile."""
+        """Keeps what only Passeur knows: its user is not charged meanwhile."""
         if unmatched.insert_one(tx, found, self._clock.now()):
             details = {
                 "passeur_transaction_id": found.passeur_transaction_id,
                 "amount": found.amount,
             }
-            self.note(tx, user, AuditAction.CHARGE_UNMATCHED, details)
+            self.note(tx, user, _NOTED[found.type], details)
 
     def _fields(self, record: Record, now: datetime) -> Mapping[str, Any]:
         """What an event says: the plan's limits while it gives access, else Free's."""

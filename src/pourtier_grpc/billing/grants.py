@@ -79,7 +79,9 @@ class Grants:
 def _resolve(
     tx: Transaction, user_id: UUID, transaction_id: str, reason: str, now: datetime
 ) -> None:
-    if not unmatched.resolve(tx, user_id, transaction_id, reason, now):
+    found = unmatched.find(tx, transaction_id)
+    is_charge = found is not None and found.type == unmatched.CHARGE
+    if not is_charge or not unmatched.resolve(tx, user_id, transaction_id, reason, now):
         raise UngrantedError(
             f"the user has no unmatched charge {transaction_id} that is not resolved"
         )

@@ -1,4 +1,4 @@
-"""Escrows, compared with what Passeur knows was charged to them.
+"""Escrows, compared with what Passeur knows was charged to them, and given back.
 
 A database that was brought back from a copy has forgotten charges. Their keys are made
 of what it still knows, so that it finds most of them again, and what they have paid is
@@ -23,19 +23,16 @@ from pourtier_grpc.billing.outcomes import Outcomes
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.expected import ExpectedError
+from pourtier_grpc.passeur import models
 from pourtier_grpc.passeur.amounts import text_of
 from pourtier_grpc.passeur.errors import (
     MalformedAnswerError,
     RefusalCode,
     RefusedError,
 )
-from pourtier_grpc.passeur.models import (
-    Transaction,
-    TransactionPage,
-    TransactionStatus,
-)
-from pourtier_grpc.store import charges, escrow, holds, unmatched, users
-from pourtier_grpc.store.engine import Database
+from pourtier_grpc.passeur.models import TransactionPage, TransactionStatus
+from pourtier_grpc.store import charges, escrow, holds, refunds, unmatched, users
+from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.escrow import Unreconciled
 from pourtier_grpc.store.unmatched import Unmatched
 from pourtier_grpc.users.directory import found as found_user
@@ -50,12 +47,11 @@ THREADS = 4
 # What is added to Passeur's time for an answer, so that its silence is waited for.
 ASK_MARGIN_SECONDS = 2.0
 PAGE = 200
-CHARGE = "charge"
 OK = 200
 
 T = TypeVar("T")
-# Charges that Passeur has made and nobody here knows, by their ids there.
-Unknown = dict[str, Transaction]
+# What Passeur has made and nobody here knows, by its id there.
+Unknown = dict[str, models.Transaction]
 
 _log = structlog.get_logger("pourtier.billing")
 
@@ -114,13 +110,16 @@ class Reconciliation:
 
     def _compare(self, account: Unreconciled) -> None:
         unknown = self._unknown(account)
-        if not self._adoption.explain(account, unknown):
+        charged = {
+            key: each for key, each in unknown.items() if each.type == unmatched.CHARGE
+        }
+        if not self._adoption.explain(account, charged):
             # Somebody else is about to.
             return
         with self._database.transaction() as tx:
             user = found_user(users.lock(tx, account.user_id), account.user_id)
-            if charges.open_of_user(tx, account.user_id) is not None:
-                # Another has written one that explains something, and not yet what.
+            if _has_open(tx, account.user_id):
+                # It may explain something, as soon as it is known what came of it.
                 return
             known = unmatched.known(tx, list(unknown))
             for transaction_id, found in unknown.items():
@@ -131,19 +130,20 @@ class Reconciliation:
             tx.commit()
 
     def _unknown(self, account: Unreconciled) -> Unknown:
-        """The escrow's charges that are none of ours."""
+        """The escrow's charges and refunds that are none of ours."""
         unknown: Unknown = {}
         token, seen = None, set[str]()
         while True:
             page = self._page(account.wallet_address, token)
-            charged = {
+            made = {
                 each.transaction_id: each
                 for each in page.transactions
-                if each.type == CHARGE and each.status is TransactionStatus.CONFIRMED
+                if each.type in (unmatched.CHARGE, unmatched.REFUND)
+                and each.status is TransactionStatus.CONFIRMED
             }
             with self._database.read() as read:
-                known = unmatched.known(read, list(charged))
-            unknown |= {key: one for key, one in charged.items() if key not in known}
+                known = unmatched.known(read, list(made))
+            unknown |= {key: one for key, one in made.items() if key not in known}
             token = page.next_page_token
             if token is None:
                 return unknown
@@ -179,9 +179,14 @@ class Reconciliation:
                 tx.commit()
 
 
-def _unmatched(account: Unreconciled, found: Transaction) -> Unmatched:
+def _has_open(tx: Transaction, user_id: UUID) -> bool:
+    """Whether it is not known of something of a user's whether Passeur has made it."""
+    return bool(charges.open_of_user(tx, user_id) or refunds.open_of_user(tx, user_id))
+
+
+def _unmatched(account: Unreconciled, found: models.Transaction) -> Unmatched:
     _log.error(
-        "a charge is known to Passeur alone",
+        f"a {found.type} is known to Passeur alone",
         passeur_transaction_id=found.transaction_id,
         user_id=str(account.user_id),
     )
@@ -191,6 +196,7 @@ def _unmatched(account: Unreconciled, found: Transaction) -> Unmatched:
         wallet_address=account.wallet_address,
         amount=text_of(found.amount),
         create_time=found.created_at,
+        type=found.type,
     )
 
 

@@ -8,7 +8,7 @@ has. While it is open, nothing of its subscription is credited: see `require_set
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -32,7 +32,15 @@ from pourtier_grpc.passeur import models
 from pourtier_grpc.passeur.amounts import text_of
 from pourtier_grpc.passeur.errors import PasseurError, RefusalCode, RefusedError
 from pourtier_grpc.periodic import pause_after
-from pourtier_grpc.store import charges, periods, refunds, subscriptions, users
+from pourtier_grpc.store import (
+    charges,
+    escrow,
+    periods,
+    refunds,
+    subscriptions,
+    unmatched,
+    users,
+)
 from pourtier_grpc.store.audit import AuditAction
 from pourtier_grpc.store.charges import Charge
 from pourtier_grpc.store.doubt import Doubt, write_surely
@@ -165,6 +173,7 @@ class Refunds:
         amount: Decimal | None,
         act: Act,
     ) -> Refund:
+        _require_compared(tx, charge.user_id)
         subscriptions.lock(tx, charge.user_id, charge.subscription_id)
         # A statement of its own, which sees what it has waited for.
         charge = _there(charges.find(tx, charge.charge_id))
@@ -179,7 +188,7 @@ class Refunds:
             lease_id=uuid4(),
         )
         refunds.insert_one(tx, refund, now + self.lease)
-        details = {**_described(refund), "reason": act.reason}
+        details = {**described(refund), "reason": act.reason}
         action, origin = AuditAction.REFUND_REQUESTED, origin_of_act(act)
         self._book.note(tx, user, action, details, origin)
         return refund
@@ -210,7 +219,7 @@ class Refunds:
         return self._settle(refund, values, self._give_back)
 
     def _refused(self, refund: Refund, code: RefusalCode) -> Refund | None:
-        details = {**_described(refund), "failure": code.value}
+        details = {**described(refund), "failure": code.value}
 
         def write(tx: Transaction, user: User, _: Refund) -> None:
             self._book.note(tx, user, AuditAction.REFUND_REFUSED, details)
@@ -219,19 +228,7 @@ class Refunds:
         return self._settle(refund, values, write)
 
     def _give_back(self, tx: Transaction, user: User, refund: Refund) -> None:
-        charge = _there(charges.find(tx, refund.charge_id))
-        refunded = proration.more(charge.refunded, refund.amount)
-        charges.add_refunded(tx, charge.charge_id, refunded)
-        details = _described(refund)
-        self._book.note(tx, user, AuditAction.REFUND_CONFIRMED, details)
-        if periods.newest_paid(tx, charge.subscription_id) != charge.charge_id:
-            return
-        record = _there(subscriptions.find(tx, charge.user_id, charge.subscription_id))
-        charge = _there(charges.find(tx, charge.charge_id))
-        now = self._clock.now()
-        transition = machine.refunded(record, charge, refund.amount, now)
-        if transition is not None:
-            self._book.write(tx, user, transition, details=details)
+        given_back(tx, self._book, user, refund, self._clock.now())
 
     def _settle(
         self,
@@ -275,6 +272,42 @@ class Refunds:
         )
 
 
+def given_back(
+    tx: Transaction, book: Book, user: User, refund: Refund, now: datetime
+) -> None:
+    """Writes what follows from a refund that was made, to charge and subscription.
+
+    The locks of both are held, and that of the user.
+    """
+    charge = _there(charges.find(tx, refund.charge_id))
+    refunded = proration.more(charge.refunded, refund.amount)
+    charges.add_refunded(tx, charge.charge_id, refunded)
+    details = described(refund)
+    book.note(tx, user, AuditAction.REFUND_CONFIRMED, details)
+    if periods.newest_paid(tx, charge.subscription_id) != charge.charge_id:
+        return
+    record = _there(subscriptions.find(tx, charge.user_id, charge.subscription_id))
+    charge = _there(charges.find(tx, charge.charge_id))
+    transition = machine.refunded(record, charge, refund.amount, now)
+    if transition is not None:
+        book.write(tx, user, transition, details=details)
+
+
+def _require_compared(tx: Transaction, user_id: UUID) -> None:
+    """Raises RefundError where more may have been given back than is known here."""
+    if escrow.is_unreconciled(tx, user_id):
+        raise RefundError(
+            "the escrow has yet to be compared with what Passeur knows: a worker does"
+            " that"
+        )
+    found = unmatched.refund_of_user(tx, user_id)
+    if found is not None:
+        raise RefundError(
+            f"Passeur has made the refund {found}, and nobody knows here of what:"
+            " resolve it first"
+        )
+
+
 def _refundable(tx: Transaction, charge: Charge, wanted: Decimal | None) -> Decimal:
     """How much is to be given back. Raises RefundError where that is too much."""
     if charge.status != CONFIRMED:
@@ -303,7 +336,7 @@ def _refundable(tx: Transaction, charge: Charge, wanted: Decimal | None) -> Deci
     return wanted or left
 
 
-def _described(refund: Refund) -> dict[str, str]:
+def described(refund: Refund) -> dict[str, str]:
     """A refund, as the audit log writes it."""
     return {
         "refund_id": refund.key,

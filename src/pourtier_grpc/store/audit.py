@@ -69,6 +69,8 @@ class AuditAction(StrEnum):
     REFUND_REQUESTED = "refund.requested"
     REFUND_CONFIRMED = "refund.confirmed"
     REFUND_REFUSED = "refund.refused"
+    REFUND_UNMATCHED = "refund.unmatched"
+    REFUND_RESOLVED = "refund.resolved"
     CHARGING_HELD = "charging.held"
     CHARGING_RELEASED = "charging.released"
     AUDIT_EXPORTED = "audit.exported"

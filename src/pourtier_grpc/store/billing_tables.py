@@ -190,6 +190,12 @@ refunds = Table(
         "next_attempt_time",
         postgresql_where=text(f"status = {OPEN}"),
     ),
+    Index(
+        "refunds_passeur_transaction_id_key",
+        "passeur_transaction_id",
+        unique=True,
+        postgresql_where=text("passeur_transaction_id IS NOT NULL"),
+    ),
 )
 
 # Times during which nothing is charged; at most one that is not over.
@@ -210,8 +216,8 @@ charging_holds = Table(
     ),
 )
 
-# What Passeur has charged and nobody here knows what for. Until somebody has resolved
-# it, its user is not charged.
+# What Passeur has charged or given back, and nobody here knows what for. Until somebody
+# has resolved it, its user is not charged.
 unmatched_charges = Table(
     "unmatched_charges",
     metadata,
@@ -224,6 +230,8 @@ unmatched_charges = Table(
     time_column("find_time"),
     time_column("resolve_time", nullable=True),
     Column("resolution", Text, nullable=True),
+    # `charge` or `refund`, which are Passeur's words.
+    Column("type", Text, nullable=False, server_default="charge"),
     Index(
         "unmatched_charges_open_idx",
         "user_id",

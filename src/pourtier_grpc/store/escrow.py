@@ -143,6 +143,12 @@ def unreconciled(reader: Reader, after: UUID | None, most: int) -> list[Unreconc
     ]
 
 
+def is_unreconciled(reader: Reader, user_id: UUID) -> bool:
+    """Whether a user's escrow is to be compared."""
+    query = select(_a.user_id).where(_a.user_id == user_id, _a.unreconciled)
+    return reader.run(query).first() is not None
+
+
 def reconciled(tx: engine.Transaction, compared: Unreconciled) -> bool:
     """Notes that an escrow was compared; False where it is to be compared anew."""
     query = update(escrow_accounts).where(

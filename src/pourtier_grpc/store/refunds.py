@@ -21,6 +21,7 @@ from pourtier_grpc.store.engine import Reader, Transaction
 from pourtier_grpc.store.leases import Leased
 
 PENDING = ChargeStatus.CHARGE_STATUS_PENDING
+CONFIRMED = ChargeStatus.CHARGE_STATUS_CONFIRMED
 
 _leased = Leased(
     table=rows, id_column=rows.c.refund_id, is_open=rows.c.status == PENDING
@@ -49,7 +50,7 @@ class Refund:
 
     @property
     def key(self) -> str:
-        """The idempotency key at Passeur."""
+        """The idempotency key at Passeur, of one that was asked for here."""
         return str(self.refund_id)
 
     @property
@@ -86,6 +87,26 @@ def insert_one(tx: Transaction, refund: Refund, until: datetime) -> None:
     )
 
 
+def insert_made(
+    tx: Transaction, refund: Refund, passeur_transaction_id: str, now: datetime
+) -> None:
+    """Writes a refund that Passeur has made, and nobody here has asked it for."""
+    tx.run(
+        insert(rows).values(
+            refund_id=refund.refund_id,
+            charge_id=refund.charge_id,
+            user_id=refund.user_id,
+            amount=refund.amount,
+            reason=refund.reason,
+            status=CONFIRMED,
+            passeur_transaction_id=passeur_transaction_id,
+            create_time=refund.create_time,
+            settle_time=now,
+            attempts=0,
+        )
+    )
+
+
 def find(reader: Reader, refund_id: UUID) -> Refund | None:
     """The refund of that id, or None."""
     row = reader.run(select(rows).where(rows.c.refund_id == refund_id)).first()
@@ -105,6 +126,15 @@ def count_open(reader: Reader) -> int:
     """How many refunds there are whose outcome is not known."""
     query = select(func.count()).where(rows.c.status == PENDING)
     return int(reader.run(query).scalar_one())
+
+
+def open_of_user(reader: Reader, user_id: UUID) -> UUID | None:
+    """The id of a refund of a user's that is open, or None."""
+    query = select(rows.c.refund_id).where(
+        rows.c.user_id == user_id, rows.c.status == PENDING
+    )
+    found: UUID | None = reader.run(query.limit(1)).scalar()
+    return found
 
 
 def of_subscription(reader: Reader, subscription_id: UUID) -> list[Refund]:

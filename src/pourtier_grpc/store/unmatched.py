@@ -1,4 +1,4 @@
-"""Charges that Passeur has made and nobody here knows what for."""
+"""Charges and refunds that Passeur has made and nobody here knows what for."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from uuid import UUID
 from sqlalchemy import Row, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from pourtier_grpc.store.billing_tables import charges
+from pourtier_grpc.store.billing_tables import charges, refunds
 from pourtier_grpc.store.billing_tables import unmatched_charges as rows
 from pourtier_grpc.store.engine import Reader, Transaction
+
+# What such a one is, in Passeur's words.
+CHARGE = "charge"
+REFUND = "refund"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unmatched:
-    """Such a charge; `create_time` is Passeur's, the amount in USDC."""
+    """Such a one; `create_time` is Passeur's, the amount in USDC."""
 
     passeur_transaction_id: str
     user_id: UUID
     wallet_address: str
     amount: str
     create_time: datetime
+    type: str = CHARGE
 
 
 def insert_one(tx: Transaction, unmatched: Unmatched, now: datetime) -> bool:
@@ -37,6 +42,7 @@ def insert_one(tx: Transaction, unmatched: Unmatched, now: datetime) -> bool:
             amount=unmatched.amount,
             create_time=unmatched.create_time,
             find_time=now,
+            type=unmatched.type,
         )
         .on_conflict_do_nothing()
         .returning(rows.c.user_id)
@@ -45,14 +51,16 @@ def insert_one(tx: Transaction, unmatched: Unmatched, now: datetime) -> bool:
 
 
 def known(reader: Reader, transaction_ids: list[str]) -> set[str]:
-    """Which of Passeur's transactions are charges of ours, or kept as unmatched."""
-    ours = select(charges.c.passeur_transaction_id).where(
-        charges.c.passeur_transaction_id.in_(transaction_ids)
+    """Which of Passeur's transactions are ours, or kept as unmatched."""
+    charged, given_back, kept = (
+        select(column).where(column.in_(transaction_ids))
+        for column in (
+            charges.c.passeur_transaction_id,
+            refunds.c.passeur_transaction_id,
+            rows.c.passeur_transaction_id,
+        )
     )
-    kept = select(rows.c.passeur_transaction_id).where(
-        rows.c.passeur_transaction_id.in_(transaction_ids)
-    )
-    return {row[0] for row in reader.run(ours.union(kept))}
+    return {row[0] for row in reader.run(charged.union(given_back, kept))}
 
 
 def find(reader: Reader, transaction_id: str) -> Unmatched | None:
@@ -84,6 +92,15 @@ def count_unresolved(reader: Reader) -> int:
     return int(reader.run(query).scalar_one())
 
 
+def refund_of_user(reader: Reader, user_id: UUID) -> str | None:
+    """The transaction of a user's refund that nobody has resolved, or None."""
+    query = select(rows.c.passeur_transaction_id).where(
+        rows.c.user_id == user_id, rows.c.type == REFUND, rows.c.resolve_time.is_(None)
+    )
+    found: str | None = reader.run(query.limit(1)).scalar()
+    return found
+
+
 def resolve(
     tx: Transaction, user_id: UUID, transaction_id: str, resolution: str, now: datetime
 ) -> bool:
@@ -112,4 +129,5 @@ def _unmatched(row: Row[Any]) -> Unmatched:
         wallet_address=row.wallet_address,
         amount=row.amount,
         create_time=row.create_time,
+        type=row.type,
     )

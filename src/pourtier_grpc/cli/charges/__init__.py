@@ -15,7 +15,11 @@ from pourtier_grpc.cli.lazy import LazyGroup, lazy
         ("list", "list:list_", "Print the charges whose outcome is not known."),
         ("refund", "refund:refund", "Give a charge back, or a part of it."),
         ("release", "hold:release", "Have charges made again."),
-        ("resolve", "resolve:resolve", "Have the user of an unmatched one charged."),
+        (
+            "resolve",
+            "resolve:resolve",
+            "Have the user of an unmatched charge or refund charged again.",
+        ),
         ("status", "status:status", "Print whether charging is held."),
     ),
 )

@@ -26,7 +26,7 @@ def list_(*, stuck: bool, unmatched: bool, limit: int, as_json: bool) -> None:
 
     The oldest first. Of each: id, subscription, user, kind, plan, amount, wallet, time,
     attempts to find out. With --unmatched those that Passeur has made and nobody knows
-    what for: transaction, user, wallet, amount, time.
+    what for, refunds too: transaction, user, wallet, amount, time, type.
     """
     if stuck and unmatched:
         raise click.UsageError("give one of --stuck and --unmatched")

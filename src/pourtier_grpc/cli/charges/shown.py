@@ -10,13 +10,14 @@ from pourtier_grpc.store.unmatched import Unmatched
 
 
 def unmatched_row(found: Unmatched) -> Row:
-    """A charge that only Passeur knows, as a row of a list."""
+    """A charge or a refund that only Passeur knows, as a row of a list."""
     return {
         "transaction_id": found.passeur_transaction_id,
         "user_id": str(found.user_id),
         "wallet_address": found.wallet_address,
         "amount": found.amount,
         "create_time": found.create_time.isoformat(),
+        "type": found.type,
     }
 
 

@@ -134,6 +134,10 @@ STATEMENTS = (
         WHERE status = 1
     """,
     """
+    CREATE UNIQUE INDEX refunds_passeur_transaction_id_key
+        ON refunds (passeur_transaction_id) WHERE passeur_transaction_id IS NOT NULL
+    """,
+    """
     CREATE TABLE charging_holds (
         hold_id uuid PRIMARY KEY,
         reason text NOT NULL,
@@ -155,7 +159,8 @@ STATEMENTS = (
         create_time timestamptz NOT NULL,
         find_time timestamptz NOT NULL,
         resolve_time timestamptz,
-        resolution text
+        resolution text,
+        type text NOT NULL DEFAULT 'charge'
     )
     """,
     """
