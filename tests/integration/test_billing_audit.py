@@ -10,7 +10,7 @@ import pytest
 from pourtier_grpc.config import Settings
 from support.api import refusal
 from support.callers import Person, audited, person
-from support.escrow import escrowed
+from support.escrow import escrowed, known_here
 from support.passeur import PasseurSim
 from support.ports import free_port
 from support.servers import Databases
@@ -113,6 +113,7 @@ def test_what_was_given_up(databases: Databases) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     with service(databases, passeur_url=nowhere) as own:
         ann = person(own)
+        known_here(own, ann)
         with refusal("PASSEUR_UNAVAILABLE"):
             subscribe(own, ann)
         (failed,) = listed(own, ann)

@@ -129,6 +129,10 @@ def documented(event_type: str) -> set[str]:
     sections = re.split(r"^##+ (.*)$", DOCUMENT, flags=re.MULTILINE)
     by_title = dict(zip(sections[1::2], sections[2::2], strict=True))
     tables = by_title["What every event has"] + by_title[event_type]
+    shared = re.search(r"\]\(#([\w-]+)\)", by_title[event_type])
+    if shared is not None:
+        slugs = {title.lower().replace(" ", "-"): title for title in by_title}
+        tables += by_title[slugs[shared[1]]]
     return set(re.findall(r"^\| `(\w+)` \|", tables, re.MULTILINE))
 
 

@@ -125,7 +125,7 @@ class TestHeadersAlone:
                 lambda: status_within(api, 0.3) is grpc.StatusCode.DEADLINE_EXCEEDED
             )
             assert health(api) == health_pb2.HealthCheckResponse.SERVING
-            assert len(reflection(api)) == 7
+            assert len(reflection(api)) == 8
         assert eventually(lambda: status_within(api, 5) is grpc.StatusCode.OK)
 
     def test_beyond_the_queue_calls_are_told_so_at_once(self, small: Service) -> None:
@@ -179,7 +179,7 @@ class TestHeadersAlone:
 def describes_again(api: Api) -> bool:
     """Whether reflection answers; while streams still end, there may be no room."""
     try:
-        return len(reflection(api)) == 7
+        return len(reflection(api)) == 8
     except grpc.RpcError as error:
         if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
             raise
