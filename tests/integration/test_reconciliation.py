@@ -11,6 +11,7 @@ import pytest
 
 from pourtier.v1.subscription_pb2 import ChargeKind, Subscription
 from pourtier_grpc.billing import charging, outcomes
+from pourtier_grpc.billing import holds as holding
 from pourtier_grpc.billing import reconciliation as rules
 from pourtier_grpc.billing.adoption import Adoption
 from pourtier_grpc.billing.grants import UngrantedError
@@ -24,8 +25,10 @@ from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.errors import PourtierError
 from pourtier_grpc.failpoints import Failpoint
 from pourtier_grpc.store import charges as charge_rows
+from pourtier_grpc.store import holds
 from pourtier_grpc.store.charges import PENDING
 from pourtier_grpc.store.driver_errors import unavailable
+from pourtier_grpc.store.engine import Transaction
 from support.bookkeeping import BY_SUPPORT, CLIENT, Bookkeeping, caller
 from support.callers import Person, audited, person
 from support.escrow import escrowed, initialize
@@ -244,6 +247,60 @@ class TestHolds:
             release(books)
         reconcile(books)
         release(books)
+
+    def test_nobody_waits_while_escrows_are_marked(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(holding, "MARKED", 2)
+        people = [escrowed(own, sim, "100") for _ in range(5)]
+        mark = holds.mark
+        told: list[str] = []
+
+        def marking(tx: Transaction, *args: Any) -> UUID | None:
+            found = mark(tx, *args)
+            # Before the batch is committed.
+            told.append(reason_of(lambda: books.buy(people[0])))
+            # What is compared meanwhile is not all.
+            books.reconciliation.reconcile()
+            with pytest.raises(NotReleasedError, match="hold charging once more"):
+                release(books)
+            return found
+
+        monkeypatch.setattr(holds, "mark", marking)
+        books.holds.hold(BY_SUPPORT)
+        monkeypatch.undo()
+        assert told == ["CHARGING_HELD"] * 4
+        reconcile(books)
+        assert unreconciled(own) == 0
+        release(books)
+
+    def test_one_that_was_broken_off_is_begun_anew(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        ann: Person,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def die(*_: object) -> None:
+            raise unavailable()
+
+        monkeypatch.setattr(holds, "mark", die)
+        with pytest.raises(PourtierError):
+            books.holds.hold(BY_SUPPORT)
+        monkeypatch.undo()
+        assert reason_of(lambda: books.buy(ann)) == "CHARGING_HELD"
+        reconcile(books)
+        with pytest.raises(NotReleasedError, match="hold charging once more"):
+            release(books)
+        assert books.holds.hold(BY_SUPPORT).unreconciled == 1
+        reconcile(books)
+        release(books)
+        assert len(own.sql.run("SELECT * FROM charging_holds")) == 1
 
 
 class TestRestoredDatabases:

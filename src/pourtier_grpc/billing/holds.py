@@ -22,6 +22,8 @@ from pourtier_grpc.store.unmatched import Unmatched
 
 # How many unmatched charges are listed at most.
 LISTED = 1000
+# How many escrows are marked at a time.
+MARKED = 500
 
 
 class NotReleasedError(ExpectedError):
@@ -52,13 +54,17 @@ class Holds:
         self._clock = clock
 
     def hold(self, act: Act) -> HoldState:
-        """Holds charging, or has every escrow compared anew where it is held."""
+        """Holds charging, or has every escrow compared anew where it is held.
+
+        Nothing is charged from its first transaction on. Where it ends before its last,
+        charging is not released until it was done once more.
+        """
         with self._database.transaction() as tx:
             begun = holds.begin(tx, act.reason, self._clock.now())
             self._note(tx, AuditAction.CHARGING_HELD, begun, act)
-            state = self._state(tx)
             tx.commit()
-        return state
+        self._mark(begun)
+        return self.state()
 
     def release(self, act: Act) -> HoldState:
         """Ends the hold. Raises NotReleasedError where it is too early, or none."""
@@ -69,6 +75,11 @@ class Holds:
             present = state.hold
             if present is None:
                 raise NotReleasedError("charging is not held")
+            if present.mark_time is None:
+                raise NotReleasedError(
+                    "not every escrow is marked as to be compared: hold charging once"
+                    " more"
+                )
             if state.unreconciled:
                 raise NotReleasedError(
                     f"{state.unreconciled} escrows have yet to be compared with what"
@@ -91,6 +102,18 @@ class Holds:
         """How things stand."""
         with self._database.read() as read:
             return self._state(read)
+
+    def _mark(self, hold: Hold) -> None:
+        """Has every escrow compared anew, a few at a time: others write them too."""
+        after, goes_on = None, True
+        while goes_on:
+            with self._database.transaction() as tx:
+                after = holds.mark(tx, after, MARKED)
+                tx.commit()
+            goes_on = after is not None
+        with self._database.transaction() as tx:
+            holds.marked(tx, hold, self._clock.now())
+            tx.commit()
 
     def _state(self, reader: Reader) -> HoldState:
         return HoldState(

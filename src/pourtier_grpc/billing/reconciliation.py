@@ -174,6 +174,9 @@ class Reconciliation:
             present = holds.find(tx)
             if present is None or present.reconcile_time is not None:
                 return
+            if present.mark_time is None:
+                # Some are to be compared that do not say so yet.
+                return
             if not holds.unreconciled(tx):
                 holds.reconciled(tx, present, self._clock.now())
                 tx.commit()
