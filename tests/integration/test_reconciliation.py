@@ -24,6 +24,7 @@ from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.errors import PourtierError
 from pourtier_grpc.failpoints import Failpoint
+from pourtier_grpc.passeur.errors import MalformedAnswerError
 from pourtier_grpc.store import charges as charge_rows
 from pourtier_grpc.store import holds
 from pourtier_grpc.store.charges import PENDING
@@ -247,6 +248,73 @@ class TestHolds:
             release(books)
         reconcile(books)
         release(books)
+
+    def test_one_that_cannot_be_compared_keeps_its_user_alone(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        ann: Person,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        bob = escrowed(own, sim, "100")
+        page = rules.Reconciliation._page
+
+        def broken(self: Any, wallet: str, token: str | None) -> Any:
+            if wallet == ann.wallet.address:
+                raise MalformedAnswerError("it is no list", status=200)
+            return page(self, wallet, token)
+
+        def leave() -> HoldState:
+            return books.holds.release(BY_SUPPORT, leave_uncompared=True)
+
+        monkeypatch.setattr(rules.Reconciliation, "_page", broken)
+        books.holds.hold(BY_SUPPORT)
+        with pytest.raises(NotReleasedError, match="has tried each yet"):
+            leave()
+        reconcile(books)
+        own.clock.move(seconds=1)
+        # Held anew: every one is to be tried anew.
+        books.holds.hold(BY_SUPPORT)
+        with pytest.raises(NotReleasedError, match="has tried each yet"):
+            leave()
+        reconcile(books)
+        with pytest.raises(NotReleasedError, match="1 escrows have yet"):
+            release(books)
+        state = leave()
+        assert (state.hold, state.uncompared) == (None, [UUID(ann.user_id)])
+        (row,) = own.sql.run(
+            "SELECT body FROM audit_events WHERE action = 'charging.released'"
+        )
+        assert '"uncompared":"1"' in bytes(row["body"]).decode()
+        assert books.buy(bob).status == ACTIVE
+        assert reason_of(lambda: books.buy(ann)) == "CHARGING_HELD"
+        # The worker goes on.
+        monkeypatch.undo()
+        reconcile(books)
+        assert books.buy(ann).status == ACTIVE
+
+    def test_a_round_that_began_before_all_were_marked_has_not_tried_each(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(rules, "BATCH", 2)
+        for _ in range(3):
+            escrowed(own, sim)
+        books.holds.hold(BY_SUPPORT)
+        sim.fault(operation="transactions", times=None, status=500)
+        assert books.reconciliation.reconcile()
+        own.clock.move(seconds=1)
+        books.holds.hold(BY_SUPPORT)
+        assert not books.reconciliation.reconcile()
+        with pytest.raises(NotReleasedError, match="has tried each yet"):
+            books.holds.release(BY_SUPPORT, leave_uncompared=True)
+        reconcile(books)
+        state = books.holds.release(BY_SUPPORT, leave_uncompared=True)
+        assert len(state.uncompared) == 3
 
     def test_nobody_waits_while_escrows_are_marked(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from pourtier_grpc.billing.book import Book, origin_of_act
 from pourtier_grpc.caller import Act
@@ -35,13 +36,15 @@ class HoldState:
     """The hold, if there is one, and what is still to be done.
 
     `pending` is how many charges are under way: they are not asked for meanwhile.
-    `unreconciled` is how many escrows are to be compared yet. The users of `unmatched`
-    are not charged until somebody resolves it, whether or not there is a hold.
+    `unreconciled` is how many escrows are to be compared yet, and `uncompared` whose,
+    as far as they are listed. Those users are not charged until that is done, and those
+    of `unmatched` until somebody resolves it, whether or not there is a hold.
     """
 
     hold: Hold | None
     pending: int
     unreconciled: int
+    uncompared: Sequence[UUID]
     unmatched: Sequence[Unmatched]
 
 
@@ -66,8 +69,12 @@ class Holds:
         self._mark(begun)
         return self.state()
 
-    def release(self, act: Act) -> HoldState:
-        """Ends the hold. Raises NotReleasedError where it is too early, or none."""
+    def release(self, act: Act, *, leave_uncompared: bool = False) -> HoldState:
+        """Ends the hold. Raises NotReleasedError where it is too early, or none.
+
+        With `leave_uncompared` escrows are no obstacle that a worker has tried to
+        compare and could not: their users alone are not charged until it can.
+        """
         with self._database.transaction() as tx:
             # So that no other begins unseen.
             holds.share(tx)
@@ -75,25 +82,12 @@ class Holds:
             present = state.hold
             if present is None:
                 raise NotReleasedError("charging is not held")
-            if present.mark_time is None:
-                raise NotReleasedError(
-                    "not every escrow is marked as to be compared: hold charging once"
-                    " more"
-                )
-            if state.unreconciled:
-                raise NotReleasedError(
-                    f"{state.unreconciled} escrows have yet to be compared with what"
-                    " Passeur knows: a worker does that"
-                )
-            if present.reconcile_time is None:
-                raise NotReleasedError(
-                    "no worker has said yet that every escrow was compared with what"
-                    " Passeur knows"
-                )
+            _require_compared(present, state.unreconciled, leave=leave_uncompared)
             now = self._clock.now()
             holds.end(tx, present, now)
             due_subscriptions.bring_renewals_forward(tx, now)
-            self._note(tx, AuditAction.CHARGING_RELEASED, present, act)
+            left = {"uncompared": str(state.unreconciled)} if leave_uncompared else {}
+            self._note(tx, AuditAction.CHARGING_RELEASED, present, act, **left)
             state = self._state(tx)
             tx.commit()
         return state
@@ -120,9 +114,40 @@ class Holds:
             hold=holds.find(reader),
             pending=charges.backlog(reader, self._clock.now()).pending,
             unreconciled=holds.unreconciled(reader),
+            uncompared=holds.unreconciled_users(reader, LISTED),
             unmatched=unmatched.unresolved(reader, LISTED),
         )
 
-    def _note(self, tx: Transaction, action: AuditAction, hold: Hold, act: Act) -> None:
-        details = {"hold_id": str(hold.hold_id), "reason": act.reason}
+    def _note(
+        self,
+        tx: Transaction,
+        action: AuditAction,
+        hold: Hold,
+        act: Act,
+        **more: str,
+    ) -> None:
+        details = {"hold_id": str(hold.hold_id), "reason": act.reason, **more}
         self._book.note(tx, None, action, details, origin_of_act(act))
+
+
+def _require_compared(hold: Hold, unreconciled: int, *, leave: bool) -> None:
+    """Raises NotReleasedError where escrows are to be compared, and are not left."""
+    if hold.mark_time is None:
+        raise NotReleasedError(
+            "not every escrow is marked as to be compared: hold charging once more"
+        )
+    if unreconciled and not leave:
+        raise NotReleasedError(
+            f"{unreconciled} escrows have yet to be compared with what Passeur knows: a"
+            " worker does that"
+        )
+    if unreconciled and hold.try_time is None:
+        raise NotReleasedError(
+            f"{unreconciled} escrows have yet to be compared with what Passeur knows,"
+            " and no worker has tried each yet"
+        )
+    if not unreconciled and hold.reconcile_time is None:
+        raise NotReleasedError(
+            "no worker has said yet that every escrow was compared with what Passeur"
+            " knows"
+        )

@@ -23,14 +23,15 @@ LOCK = 0x706F_7572_6368_6172
 class Hold:
     """A hold that is not over.
 
-    `mark_time` is None until every escrow was marked as to be compared, and
-    `reconcile_time` until all were compared.
+    `mark_time` is None until every escrow was marked as to be compared, `try_time`
+    until that was tried of each, and `reconcile_time` until all were compared.
     """
 
     hold_id: UUID
     reason: str
     begin_time: datetime
     mark_time: datetime | None
+    try_time: datetime | None
     reconcile_time: datetime | None
 
 
@@ -53,6 +54,7 @@ def begin(tx: Transaction, reason: str, now: datetime) -> Hold:
             reason=reason,
             begin_time=now,
             mark_time=None,
+            try_time=None,
             reconcile_time=None,
         )
         tx.run(
@@ -61,8 +63,9 @@ def begin(tx: Transaction, reason: str, now: datetime) -> Hold:
             )
         )
     else:
-        present = replace(present, mark_time=None, reconcile_time=None)
-        tx.run(_that(present).values(mark_time=None, reconcile_time=None))
+        anew = {"mark_time": None, "try_time": None, "reconcile_time": None}
+        present = replace(present, mark_time=None, try_time=None, reconcile_time=None)
+        tx.run(_that(present).values(anew))
     return present
 
 
@@ -88,6 +91,11 @@ def mark(tx: Transaction, after: UUID | None, most: int) -> UUID | None:
 def marked(tx: Transaction, hold: Hold, now: datetime) -> None:
     """Notes that every escrow was marked since the hold began."""
     tx.run(_that(hold).values(mark_time=now))
+
+
+def tried(tx: Transaction, hold: Hold, now: datetime) -> None:
+    """Notes that it was tried to compare every escrow since all were marked."""
+    tx.run(_that(hold).values(try_time=now))
 
 
 def end(tx: Transaction, hold: Hold, now: datetime) -> None:
@@ -132,6 +140,13 @@ def unreconciled(reader: Reader) -> int:
     return int(reader.run(query).scalar_one())
 
 
+def unreconciled_users(reader: Reader, most: int) -> list[UUID]:
+    """Whose escrows are still to be compared."""
+    user_id = escrow_accounts.c.user_id
+    query = select(user_id).where(escrow_accounts.c.unreconciled).order_by(user_id)
+    return list(reader.run(query.limit(most)).scalars())
+
+
 def _exists(table: Any, *conditions: Any) -> Any:
     return select(literal(1)).select_from(table).where(*conditions).exists()
 
@@ -146,5 +161,6 @@ def _hold(row: Row[Any]) -> Hold:
         reason=row.reason,
         begin_time=row.begin_time,
         mark_time=row.mark_time,
+        try_time=row.try_time,
         reconcile_time=row.reconcile_time,
     )
