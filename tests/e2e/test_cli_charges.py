@@ -30,7 +30,7 @@ WHY = ("--reason", "asked for")
 
 @pytest.fixture
 def settings(make_settings: Callable[..., Settings], sim: PasseurSim) -> Settings:
-    return make_settings(passeur_url=sim.url)
+    return make_settings(passeur_url=sim.url, passeur_breaker_failures=1000)
 
 
 @pytest.fixture
@@ -175,6 +175,17 @@ class TestHolds:
         done = quickly("charges", "release", *WHY, **where)
         assert (done.returncode, done.stdout) == (1, "")
         assert "1 escrows have yet to be compared" in done.stderr
+        leaving = ("charges", "release", "--leave-uncompared", *WHY)
+        done = quickly(*leaving, **where)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "no worker has tried each yet" in done.stderr
+        sim.fault(operation="transactions", times=None, status=500)
+        books.reconciliation.reconcile()
+        sim.reset()
+        done = quickly(*leaving, **where)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert f"user {ann.user_id} is not charged until" in done.stderr
+        assert quickly("charges", "hold", *WHY, **where).returncode == 0
         books.reconciliation.reconcile()
         done = quickly("charges", "release", *WHY, **where)
         assert (done.returncode, done.stdout) == (0, "")

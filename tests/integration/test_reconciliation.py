@@ -11,6 +11,7 @@ import pytest
 
 from pourtier.v1.subscription_pb2 import ChargeKind, Subscription
 from pourtier_grpc.billing import charging, outcomes
+from pourtier_grpc.billing import holds as holding
 from pourtier_grpc.billing import reconciliation as rules
 from pourtier_grpc.billing.adoption import Adoption
 from pourtier_grpc.billing.grants import UngrantedError
@@ -23,9 +24,12 @@ from pourtier_grpc.config import Settings
 from pourtier_grpc.devtools.ports import free_port
 from pourtier_grpc.errors import PourtierError
 from pourtier_grpc.failpoints import Failpoint
+from pourtier_grpc.passeur.errors import MalformedAnswerError
 from pourtier_grpc.store import charges as charge_rows
+from pourtier_grpc.store import holds
 from pourtier_grpc.store.charges import PENDING
 from pourtier_grpc.store.driver_errors import unavailable
+from pourtier_grpc.store.engine import Transaction
 from support.bookkeeping import BY_SUPPORT, CLIENT, Bookkeeping, caller
 from support.callers import Person, audited, person
 from support.escrow import escrowed, initialize
@@ -244,6 +248,127 @@ class TestHolds:
             release(books)
         reconcile(books)
         release(books)
+
+    def test_one_that_cannot_be_compared_keeps_its_user_alone(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        ann: Person,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        bob = escrowed(own, sim, "100")
+        page = rules.Reconciliation._page
+
+        def broken(self: Any, wallet: str, token: str | None) -> Any:
+            if wallet == ann.wallet.address:
+                raise MalformedAnswerError("it is no list", status=200)
+            return page(self, wallet, token)
+
+        def leave() -> HoldState:
+            return books.holds.release(BY_SUPPORT, leave_uncompared=True)
+
+        monkeypatch.setattr(rules.Reconciliation, "_page", broken)
+        books.holds.hold(BY_SUPPORT)
+        with pytest.raises(NotReleasedError, match="has tried each yet"):
+            leave()
+        reconcile(books)
+        own.clock.move(seconds=1)
+        # Held anew: every one is to be tried anew.
+        books.holds.hold(BY_SUPPORT)
+        with pytest.raises(NotReleasedError, match="has tried each yet"):
+            leave()
+        reconcile(books)
+        with pytest.raises(NotReleasedError, match="1 escrows have yet"):
+            release(books)
+        state = leave()
+        assert (state.hold, state.uncompared) == (None, [UUID(ann.user_id)])
+        (row,) = own.sql.run(
+            "SELECT body FROM audit_events WHERE action = 'charging.released'"
+        )
+        assert '"uncompared":"1"' in bytes(row["body"]).decode()
+        assert books.buy(bob).status == ACTIVE
+        assert reason_of(lambda: books.buy(ann)) == "CHARGING_HELD"
+        # The worker goes on.
+        monkeypatch.undo()
+        reconcile(books)
+        assert books.buy(ann).status == ACTIVE
+
+    def test_a_round_that_began_before_all_were_marked_has_not_tried_each(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(rules, "BATCH", 2)
+        for _ in range(3):
+            escrowed(own, sim)
+        books.holds.hold(BY_SUPPORT)
+        sim.fault(operation="transactions", times=None, status=500)
+        assert books.reconciliation.reconcile()
+        own.clock.move(seconds=1)
+        books.holds.hold(BY_SUPPORT)
+        assert not books.reconciliation.reconcile()
+        with pytest.raises(NotReleasedError, match="has tried each yet"):
+            books.holds.release(BY_SUPPORT, leave_uncompared=True)
+        reconcile(books)
+        state = books.holds.release(BY_SUPPORT, leave_uncompared=True)
+        assert len(state.uncompared) == 3
+
+    def test_nobody_waits_while_escrows_are_marked(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(holding, "MARKED", 2)
+        people = [escrowed(own, sim, "100") for _ in range(5)]
+        mark = holds.mark
+        told: list[str] = []
+
+        def marking(tx: Transaction, *args: Any) -> UUID | None:
+            found = mark(tx, *args)
+            # Before the batch is committed.
+            told.append(reason_of(lambda: books.buy(people[0])))
+            # What is compared meanwhile is not all.
+            books.reconciliation.reconcile()
+            with pytest.raises(NotReleasedError, match="hold charging once more"):
+                release(books)
+            return found
+
+        monkeypatch.setattr(holds, "mark", marking)
+        books.holds.hold(BY_SUPPORT)
+        monkeypatch.undo()
+        assert told == ["CHARGING_HELD"] * 4
+        reconcile(books)
+        assert unreconciled(own) == 0
+        release(books)
+
+    def test_one_that_was_broken_off_is_begun_anew(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        ann: Person,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def die(*_: object) -> None:
+            raise unavailable()
+
+        monkeypatch.setattr(holds, "mark", die)
+        with pytest.raises(PourtierError):
+            books.holds.hold(BY_SUPPORT)
+        monkeypatch.undo()
+        assert reason_of(lambda: books.buy(ann)) == "CHARGING_HELD"
+        reconcile(books)
+        with pytest.raises(NotReleasedError, match="hold charging once more"):
+            release(books)
+        assert books.holds.hold(BY_SUPPORT).unreconciled == 1
+        reconcile(books)
+        release(books)
+        assert len(own.sql.run("SELECT * FROM charging_holds")) == 1
 
 
 class TestRestoredDatabases:

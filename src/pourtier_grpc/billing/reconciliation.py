@@ -34,6 +34,7 @@ from pourtier_grpc.passeur.models import TransactionPage, TransactionStatus
 from pourtier_grpc.store import charges, escrow, holds, refunds, unmatched, users
 from pourtier_grpc.store.engine import Database, Transaction
 from pourtier_grpc.store.escrow import Unreconciled
+from pourtier_grpc.store.holds import Hold
 from pourtier_grpc.store.unmatched import Unmatched
 from pourtier_grpc.users.directory import found as found_user
 
@@ -90,14 +91,17 @@ class Reconciliation:
             ask_seconds=self._ask_seconds,
         )
         # The user up to whom this round has come, so that one who cannot be seen to
-        # holds up nobody.
+        # holds up nobody; and the hold as it was when the round began.
         self._after: UUID | None = None
+        self._held: Hold | None = None
 
     def reconcile(self) -> bool:
         """Compares escrows that are to be. True where there may be more."""
         if self._asking.rest is not None:
             return False
         with self._database.read() as read:
+            if self._after is None:
+                self._held = holds.find(read)
             batch = escrow.unreconciled(read, self._after, BATCH)
         see_to_each(
             "reconciliation", batch, self._compare, threads=THREADS, failed=_tell_open
@@ -167,16 +171,23 @@ class Reconciliation:
             return question(self._asking.configured())
 
     def _conclude(self) -> None:
-        """Notes of the hold that every escrow was compared, once that is so."""
+        """Notes of the hold that every escrow was compared, or tried, once it was."""
         with self._database.transaction() as tx:
             # So that no other begins unseen, nor this one anew.
             holds.share(tx)
             present = holds.find(tx)
             if present is None or present.reconcile_time is not None:
                 return
+            if present.mark_time is None:
+                # Some are to be compared that do not say so yet.
+                return
+            now = self._clock.now()
             if not holds.unreconciled(tx):
-                holds.reconciled(tx, present, self._clock.now())
-                tx.commit()
+                holds.reconciled(tx, present, now)
+            elif present == self._held and present.try_time is None:
+                # Since all were marked, this round has come to every one.
+                holds.tried(tx, present, now)
+            tx.commit()
 
 
 def _has_open(tx: Transaction, user_id: UUID) -> bool:

@@ -205,6 +205,10 @@ charging_holds = Table(
     Column("hold_id", Uuid, primary_key=True),
     Column("reason", Text, nullable=False),
     time_column("begin_time"),
+    # When every escrow had been marked as to be compared; None until then.
+    time_column("mark_time", nullable=True),
+    # When it had been tried to compare every one of them; None until then.
+    time_column("try_time", nullable=True),
     # When every escrow had been compared with what Passeur knows; None until then.
     time_column("reconcile_time", nullable=True),
     time_column("release_time", nullable=True),

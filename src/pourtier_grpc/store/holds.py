@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -21,11 +21,17 @@ LOCK = 0x706F_7572_6368_6172
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """A hold that is not over. `reconcile_time` is None until all was compared."""
+    """A hold that is not over.
+
+    `mark_time` is None until every escrow was marked as to be compared, `try_time`
+    until that was tried of each, and `reconcile_time` until all were compared.
+    """
 
     hold_id: UUID
     reason: str
     begin_time: datetime
+    mark_time: datetime | None
+    try_time: datetime | None
     reconcile_time: datetime | None
 
 
@@ -37,13 +43,19 @@ def share(tx: Transaction) -> None:
 def begin(tx: Transaction, reason: str, now: datetime) -> Hold:
     """Begins a hold, once whoever writes a charge has written it; or finds the one.
 
-    Every escrow is to be compared anew.
+    Every escrow is to be marked as to be compared next: see `mark`. Whoever writes a
+    charge waits for the end of this transaction.
     """
     tx.run(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
     present = find(tx)
     if present is None:
         present = Hold(
-            hold_id=new_id(now), reason=reason, begin_time=now, reconcile_time=None
+            hold_id=new_id(now),
+            reason=reason,
+            begin_time=now,
+            mark_time=None,
+            try_time=None,
+            reconcile_time=None,
         )
         tx.run(
             insert(charging_holds).values(
@@ -51,11 +63,39 @@ def begin(tx: Transaction, reason: str, now: datetime) -> Hold:
             )
         )
     else:
-        tx.run(_that(present).values(reconcile_time=None))
-    # However many there are, and however long that takes.
-    tx.run(text("SET LOCAL statement_timeout = 0"))
-    tx.run(update(escrow_accounts).values(unreconciled=True))
+        anew = {"mark_time": None, "try_time": None, "reconcile_time": None}
+        present = replace(present, mark_time=None, try_time=None, reconcile_time=None)
+        tx.run(_that(present).values(anew))
     return present
+
+
+def mark(tx: Transaction, after: UUID | None, most: int) -> UUID | None:
+    """Marks so many escrows as to be compared, by their users' ids, from after one on.
+
+    Those too that are marked: what was read of them may be too old. Answers the last
+    one's user, or None where there was none left.
+    """
+    user_id = escrow_accounts.c.user_id
+    query = select(user_id).order_by(user_id).limit(most)
+    if after is not None:
+        query = query.where(user_id > after)
+    found = tx.run(query.with_for_update(key_share=True)).scalars().all()
+    if not found:
+        return None
+    marked = update(escrow_accounts).where(user_id.between(found[0], found[-1]))
+    tx.run(marked.values(unreconciled=True))
+    last: UUID = found[-1]
+    return last
+
+
+def marked(tx: Transaction, hold: Hold, now: datetime) -> None:
+    """Notes that every escrow was marked since the hold began."""
+    tx.run(_that(hold).values(mark_time=now))
+
+
+def tried(tx: Transaction, hold: Hold, now: datetime) -> None:
+    """Notes that it was tried to compare every escrow since all were marked."""
+    tx.run(_that(hold).values(try_time=now))
 
 
 def end(tx: Transaction, hold: Hold, now: datetime) -> None:
@@ -100,6 +140,13 @@ def unreconciled(reader: Reader) -> int:
     return int(reader.run(query).scalar_one())
 
 
+def unreconciled_users(reader: Reader, most: int) -> list[UUID]:
+    """Whose escrows are still to be compared."""
+    user_id = escrow_accounts.c.user_id
+    query = select(user_id).where(escrow_accounts.c.unreconciled).order_by(user_id)
+    return list(reader.run(query.limit(most)).scalars())
+
+
 def _exists(table: Any, *conditions: Any) -> Any:
     return select(literal(1)).select_from(table).where(*conditions).exists()
 
@@ -113,5 +160,7 @@ def _hold(row: Row[Any]) -> Hold:
         hold_id=row.hold_id,
         reason=row.reason,
         begin_time=row.begin_time,
+        mark_time=row.mark_time,
+        try_time=row.try_time,
         reconcile_time=row.reconcile_time,
     )

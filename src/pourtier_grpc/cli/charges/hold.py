@@ -24,14 +24,28 @@ def hold(reason: str) -> None:
 
 
 @click.command()
+@click.option(
+    "--leave-uncompared",
+    is_flag=True,
+    help="Also where some cannot be compared, whose users are not charged then.",
+)
 @reason_option
-def release(reason: str) -> None:
+def release(*, leave_uncompared: bool, reason: str) -> None:
     """Have charges made again.
 
-    Refused until a worker has compared every escrow with what Passeur knows of it.
+    Refused until a worker has compared every escrow with what Passeur knows of it, or
+    with --leave-uncompared has tried to at least once.
     """
     with parts() as made:
-        _tell(made.billing.support.holds.release(Act(reason=reason)))
+        state = made.billing.support.holds.release(
+            Act(reason=reason), leave_uncompared=leave_uncompared
+        )
+    _tell(state)
+    for user_id in state.uncompared:
+        click.echo(
+            f"pourtier: user {user_id} is not charged until their escrow is compared",
+            err=True,
+        )
 
 
 def _tell(state: HoldState) -> None:

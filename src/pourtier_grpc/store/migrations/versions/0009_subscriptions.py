@@ -142,6 +142,8 @@ STATEMENTS = (
         hold_id uuid PRIMARY KEY,
         reason text NOT NULL,
         begin_time timestamptz NOT NULL,
+        mark_time timestamptz,
+        try_time timestamptz,
         reconcile_time timestamptz,
         release_time timestamptz
     )
