@@ -9,13 +9,14 @@ from uuid import UUID
 from sqlalchemy import func, insert, select, update
 
 from pourtier_grpc.store.billing_tables import subscription_periods as rows
+from pourtier_grpc.store.billing_tables import subscriptions
 from pourtier_grpc.store.engine import Reader, Transaction
 from pourtier_grpc.store.subscriptions import Period
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPeriod:
-    """A period about to begin; either `charge_id` or `grant_reason` is None."""
+    """A period about to begin; `charge_id` is None, or what says how it was granted."""
 
     subscription_id: UUID
     ordinal: int
@@ -24,6 +25,7 @@ class NewPeriod:
     period: Period
     charge_id: UUID | None
     grant_reason: str | None
+    grant_id: UUID | None = None
 
 
 def insert_one(tx: Transaction, new: NewPeriod, now: datetime) -> None:
@@ -37,6 +39,7 @@ def insert_one(tx: Transaction, new: NewPeriod, now: datetime) -> None:
             start_time=new.period.start,
             end_time=new.period.end,
             charge_id=new.charge_id,
+            grant_id=new.grant_id,
             grant_reason=new.grant_reason,
             create_time=now,
         )
@@ -52,6 +55,21 @@ def close(
         .where(rows.c.subscription_id == subscription_id, rows.c.ordinal == ordinal)
         .values(close_time=at, credited=credited)
     )
+
+
+def granted(reader: Reader, user_id: UUID, grant_id: UUID) -> UUID | None:
+    """The subscription of a user's to which a grant gave a period; None of no such."""
+    query = (
+        select(rows.c.subscription_id)
+        .join_from(
+            rows,
+            subscriptions,
+            rows.c.subscription_id == subscriptions.c.subscription_id,
+        )
+        .where(subscriptions.c.user_id == user_id, rows.c.grant_id == grant_id)
+    )
+    found: UUID | None = reader.run(query).scalar()
+    return found
 
 
 def newest_paid(reader: Reader, subscription_id: UUID) -> UUID | None:
