@@ -464,8 +464,11 @@ class TestEnding:
 
     def test_one_that_never_was_is_not(self, poor: Subscriber) -> None:
         refused(poor.buy(), "ESCROW_NOT_INITIALIZED", 400)
+        path = "/api/escrow/initialize"
+        answered(poor.web.call("POST", path, {}, bearer=poor.bearer))
+        refused(poor.buy(), "INSUFFICIENT_ESCROW_BALANCE", 400)
         (failed,) = answered(poor.get())["subscriptions"]
-        assert failed["failure_reason"] == "ESCROW_NOT_INITIALIZED"
+        assert failed["failure_reason"] == "INSUFFICIENT_ESCROW_BALANCE"
         answer = poor.post(f"/{failed['subscription_id']}:reactivate", {})
         told = refused(answer, "SUBSCRIPTION_NOT_ACTIVE", 400)
         assert told.metadata == {"status": "FAILED"}

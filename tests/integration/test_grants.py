@@ -14,8 +14,11 @@ from pourtier_grpc.billing.machine import ACTIVE, CANCELLED, EXPIRED
 from pourtier_grpc.caller import Act
 from pourtier_grpc.config import Settings
 from pourtier_grpc.errors import PourtierError
+from pourtier_grpc.store import doubt
+from pourtier_grpc.store.engine import Transaction
 from support.bookkeeping import BY_SUPPORT, CLIENT, Bookkeeping, caller
 from support.callers import Person, audited, person
+from support.doubts import Lost
 from support.escrow import escrowed
 from support.passeur import PasseurSim
 from support.service import Service
@@ -141,6 +144,42 @@ def test_a_month_more_ends_where_it_was_to_end(
     books.own.cancel(caller(ann), UUID(bought.subscription_id), CLIENT)
     assert grant(books, ann).cancel_at_period_end
     assert books.renew(bought, ann).status == CANCELLED
+
+
+class TestDoubts:
+    """The database is lost as the month is committed."""
+
+    @pytest.mark.parametrize("kept", [True, False])
+    @pytest.mark.parametrize("runs", [True, False])
+    def test_it_is_given_once_whatever_became_of_the_commit(
+        self,
+        books: Bookkeeping,
+        own: Service,
+        sim: PasseurSim,
+        monkeypatch: pytest.MonkeyPatch,
+        kept: bool,
+        runs: bool,
+    ) -> None:
+        ann = escrowed(own, sim, "100")
+        if runs:
+            books.buy(ann)
+        lost = Lost(monkeypatch, Transaction, "commit")
+        lost.times, lost.after = 1, kept
+        given = grant(books, ann, "basic")
+        assert lost.times == 0
+        assert given == books.subscription(ann, given)
+        (row,) = (row for row in periods(books) if row["grant_reason"])
+        assert row["end_time"].timestamp() == given.period_end_time.ToSeconds()
+        assert len(audited(own, ann.user_id, "subscription.granted")) == 1
+
+    def test_where_nobody_knows_that_is_said(
+        self, books: Bookkeeping, own: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ann = person(own)
+        monkeypatch.setattr(doubt, "DOUBT_SECONDS", 0.3)
+        Lost(monkeypatch, Transaction, "commit").times = 1000
+        assert reason_of(lambda: grant(books, ann, "basic")) == "OUTCOME_UNKNOWN"
+        assert periods(books) == []
 
 
 class TestRefusals:

@@ -145,6 +145,8 @@ subscription_periods = Table(
     time_column("start_time"),
     time_column("end_time"),
     Column("charge_id", ForeignKey("charges.charge_id"), nullable=True),
+    # What was made for a grant before it was written, to know it by.
+    Column("grant_id", Uuid, nullable=True),
     Column("grant_reason", Text, nullable=True),
     # Where it ended early: when, and what of its value the next one was credited with.
     time_column("close_time", nullable=True),

@@ -10,13 +10,14 @@ from uuid import UUID
 from sqlalchemy import Row, func, insert, select, update
 
 from pourtier_grpc.store.billing_tables import subscription_periods as rows
+from pourtier_grpc.store.billing_tables import subscriptions
 from pourtier_grpc.store.engine import Reader, Transaction
 from pourtier_grpc.store.subscriptions import Period
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPeriod:
-    """A period about to begin; either `charge_id` or `grant_reason` is None."""
+    """A period about to begin; `charge_id` is None, or what says how it was granted."""
 
     subscription_id: UUID
     ordinal: int
@@ -25,6 +26,7 @@ class NewPeriod:
     period: Period
     charge_id: UUID | None
     grant_reason: str | None
+    grant_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,7 @@ def insert_one(tx: Transaction, new: NewPeriod, now: datetime) -> None:
             start_time=new.period.start,
             end_time=new.period.end,
             charge_id=new.charge_id,
+            grant_id=new.grant_id,
             grant_reason=new.grant_reason,
             create_time=now,
         )
@@ -72,6 +75,21 @@ def of_subscription(reader: Reader, subscription_id: UUID) -> list[PeriodRecord]
     """Every period of a subscription, the first one first."""
     query = select(rows).where(rows.c.subscription_id == subscription_id)
     return [_period(row) for row in reader.run(query.order_by(rows.c.ordinal))]
+
+
+def granted(reader: Reader, user_id: UUID, grant_id: UUID) -> UUID | None:
+    """The subscription of a user's to which a grant gave a period; None of no such."""
+    query = (
+        select(rows.c.subscription_id)
+        .join_from(
+            rows,
+            subscriptions,
+            rows.c.subscription_id == subscriptions.c.subscription_id,
+        )
+        .where(subscriptions.c.user_id == user_id, rows.c.grant_id == grant_id)
+    )
+    found: UUID | None = reader.run(query).scalar()
+    return found
 
 
 def newest_paid(reader: Reader, subscription_id: UUID) -> UUID | None:

@@ -98,6 +98,7 @@ STATEMENTS = (
         start_time timestamptz NOT NULL,
         end_time timestamptz NOT NULL,
         charge_id uuid REFERENCES charges,
+        grant_id uuid,
         grant_reason text,
         close_time timestamptz,
         credited text,
