@@ -14,6 +14,7 @@ from pourtier_grpc.billing.machine import ACTIVE, CANCELLED
 from pourtier_grpc.config import Settings
 from pourtier_grpc.failpoints import Failpoint
 from pourtier_grpc.server import Server
+from pourtier_grpc.store.privileges import Duty
 from support.api import Api
 from support.bookkeeping import Bookkeeping
 from support.callers import Person, person
@@ -22,6 +23,7 @@ from support.commands import pourtier, quickly
 from support.crashes import points_of
 from support.escrow import escrowed
 from support.passeur import PasseurSim
+from support.roles import as_role
 from support.service import Service
 from support.sql import Sql
 
@@ -29,8 +31,14 @@ WHY = ("--reason", "asked for")
 
 
 @pytest.fixture
-def settings(make_settings: Callable[..., Settings], sim: PasseurSim) -> Settings:
-    return make_settings(passeur_url=sim.url, passeur_breaker_failures=1000)
+def settings(
+    make_settings: Callable[..., Settings], database_url: str, sim: PasseurSim
+) -> Settings:
+    return make_settings(
+        database_url=as_role(database_url, Duty.WORKING),
+        passeur_url=sim.url,
+        passeur_breaker_failures=1000,
+    )
 
 
 @pytest.fixture

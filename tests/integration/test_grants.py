@@ -16,19 +16,27 @@ from pourtier_grpc.config import Settings
 from pourtier_grpc.errors import PourtierError
 from pourtier_grpc.store import doubt
 from pourtier_grpc.store.engine import Transaction
+from pourtier_grpc.store.privileges import Duty
 from support.bookkeeping import BY_SUPPORT, CLIENT, Bookkeeping, caller
 from support.callers import Person, audited, person
 from support.doubts import Lost
 from support.escrow import escrowed
 from support.passeur import PasseurSim
+from support.roles import as_role
 from support.service import Service
 
 pytestmark = pytest.mark.usefixtures("no_retries")
 
 
 @pytest.fixture
-def settings(make_settings: Callable[..., Settings], sim: PasseurSim) -> Settings:
-    return make_settings(passeur_url=sim.url, passeur_breaker_failures=1000)
+def settings(
+    make_settings: Callable[..., Settings], database_url: str, sim: PasseurSim
+) -> Settings:
+    return make_settings(
+        database_url=as_role(database_url, Duty.WORKING),
+        passeur_url=sim.url,
+        passeur_breaker_failures=1000,
+    )
 
 
 @pytest.fixture

@@ -30,11 +30,13 @@ from pourtier_grpc.store import holds
 from pourtier_grpc.store.charges import PENDING
 from pourtier_grpc.store.driver_errors import unavailable
 from pourtier_grpc.store.engine import Transaction
+from pourtier_grpc.store.privileges import Duty
 from support.bookkeeping import BY_SUPPORT, CLIENT, Bookkeeping, caller
 from support.callers import Person, audited, person
 from support.escrow import escrowed, initialize
 from support.passeur import PasseurSim, passeur_client
 from support.restoring import Copy
+from support.roles import as_role
 from support.service import Service
 from support.threads import together
 
@@ -42,8 +44,14 @@ pytestmark = pytest.mark.usefixtures("no_retries")
 
 
 @pytest.fixture
-def settings(make_settings: Callable[..., Settings], sim: PasseurSim) -> Settings:
-    return make_settings(passeur_url=sim.url, passeur_breaker_failures=1000)
+def settings(
+    make_settings: Callable[..., Settings], database_url: str, sim: PasseurSim
+) -> Settings:
+    return make_settings(
+        database_url=as_role(database_url, Duty.WORKING),
+        passeur_url=sim.url,
+        passeur_breaker_failures=1000,
+    )
 
 
 @pytest.fixture

@@ -18,11 +18,13 @@ from pourtier_grpc.errors import PourtierError
 from pourtier_grpc.failpoints import Failpoint
 from pourtier_grpc.passeur.amounts import text_of
 from pourtier_grpc.store.driver_errors import unavailable
+from pourtier_grpc.store.privileges import Duty
 from pourtier_grpc.store.refunds import PENDING
 from support.bookkeeping import BY_SUPPORT, CLIENT, Bookkeeping, caller
 from support.callers import Person, audited
 from support.escrow import escrowed
 from support.passeur import PasseurSim
+from support.roles import as_role
 from support.service import Service
 from support.subscriptions import row_of
 from support.threads import together
@@ -31,8 +33,14 @@ pytestmark = pytest.mark.usefixtures("no_retries")
 
 
 @pytest.fixture
-def settings(make_settings: Callable[..., Settings], sim: PasseurSim) -> Settings:
-    return make_settings(passeur_url=sim.url, passeur_breaker_failures=1000)
+def settings(
+    make_settings: Callable[..., Settings], database_url: str, sim: PasseurSim
+) -> Settings:
+    return make_settings(
+        database_url=as_role(database_url, Duty.WORKING),
+        passeur_url=sim.url,
+        passeur_breaker_failures=1000,
+    )
 
 
 @pytest.fixture
@@ -286,9 +294,13 @@ class TestPasseurFails:
 class TestBreaker:
     @pytest.fixture
     def settings(
-        self, make_settings: Callable[..., Settings], sim: PasseurSim
+        self, make_settings: Callable[..., Settings], database_url: str, sim: PasseurSim
     ) -> Settings:
-        return make_settings(passeur_url=sim.url, passeur_breaker_failures=1)
+        return make_settings(
+            database_url=as_role(database_url, Duty.WORKING),
+            passeur_url=sim.url,
+            passeur_breaker_failures=1,
+        )
 
     def test_nothing_is_written_while_passeur_is_left_alone(
         self, books: Bookkeeping, sim: PasseurSim, ann: Person

@@ -109,9 +109,10 @@ SERVING: Mapping[str, tuple[str, ...]] = {
     "subscriptions": CHANGE,
     "subscription_periods": (*ADD, "UPDATE (close_time, credited)"),
     "charges": (*ADD, f"UPDATE ({', '.join(CHARGE_CHANGES)})"),
-    "refunds": (*ADD, f"UPDATE ({', '.join(REFUND_CHANGES)})"),
-    "charging_holds": CHANGE,
-    "unmatched_charges": CHANGE,
+    # Money given back, and what keeps people from being charged, is for operators.
+    "refunds": READ,
+    "charging_holds": READ,
+    "unmatched_charges": READ,
     # Only to be locked.
     "usage": (*ADD, "UPDATE (user_id)"),
     "usage_counters": CHANGE,
@@ -125,6 +126,9 @@ WORKING: Mapping[str, tuple[str, ...]] = {
         *ADD,
         "UPDATE (publish_time, attempts, retry_time, park_time, park_reason)",
     ),
+    "refunds": (*ADD, f"UPDATE ({', '.join(REFUND_CHANGES)})"),
+    "charging_holds": CHANGE,
+    "unmatched_charges": CHANGE,
     "audit_unsealed": ("SELECT", "DELETE"),
     "audit_sealing": CHANGE,
     "audit_seals": ADD,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import LiteralString
 from urllib.parse import urlsplit, urlunsplit
@@ -244,6 +245,28 @@ def test_no_duty_makes_another_thing_of_what_was_charged(
 ) -> None:
     with pytest.raises(errors.InsufficientPrivilege, match="permission denied"):
         connect(duty).execute(change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "INSERT INTO charging_holds (hold_id) VALUES (gen_random_uuid())",
+        "UPDATE charging_holds SET release_time = now()",
+        "UPDATE charging_holds SET reconcile_time = now()",
+        "INSERT INTO unmatched_charges (passeur_transaction_id) VALUES ('tx_1')",
+        "UPDATE unmatched_charges SET resolve_time = now()",
+        "INSERT INTO refunds (refund_id) VALUES (gen_random_uuid())",
+        "UPDATE refunds SET status = 2",
+    ],
+)
+def test_what_operators_do_about_money_is_not_for_serving(
+    connect: Connect, change: LiteralString
+) -> None:
+    with pytest.raises(errors.InsufficientPrivilege, match="permission denied"):
+        connect(Duty.SERVING).execute(change)
+    # The other has the privilege, whatever it lacks of values.
+    with contextlib.suppress(errors.NotNullViolation):
+        connect(Duty.WORKING).execute(change)
 
 
 def test_granting_takes_what_a_duty_does_not_need(
