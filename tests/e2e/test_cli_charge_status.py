@@ -10,6 +10,7 @@ import pytest
 
 from pourtier_grpc.config import Settings
 from pourtier_grpc.server import Server
+from pourtier_grpc.store.privileges import Duty
 from support.api import Api
 from support.bookkeeping import BY_SUPPORT, Bookkeeping
 from support.callers import Person, person
@@ -17,6 +18,7 @@ from support.clock import ManualClock
 from support.commands import pourtier, quickly
 from support.escrow import escrowed
 from support.passeur import PasseurSim
+from support.roles import as_role
 from support.service import Service
 from support.sql import Sql
 
@@ -28,8 +30,13 @@ UNMATCHED = (
 
 
 @pytest.fixture
-def settings(make_settings: Callable[..., Settings], sim: PasseurSim) -> Settings:
-    return make_settings(passeur_url=sim.url)
+def settings(
+    make_settings: Callable[..., Settings], database_url: str, sim: PasseurSim
+) -> Settings:
+    """Those of the role that operators' commands run by."""
+    return make_settings(
+        database_url=as_role(database_url, Duty.WORKING), passeur_url=sim.url
+    )
 
 
 @pytest.fixture
