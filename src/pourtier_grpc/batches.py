@@ -4,16 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import structlog
 
 from pourtier_grpc.expected import ExpectedError
 
+# What is added to the time of an answer: a breaker counts an answer that did not come
+# only where it was waited for to the end.
+ASK_MARGIN_SECONDS = 2.0
+# By what a lease outlasts a batch of which each one takes the whole of its time.
+LEASE_MARGIN = timedelta(seconds=10)
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _log = structlog.get_logger("pourtier.batches")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How many are taken at a time, and how many of them asked about at once.
+
+    `answer_seconds` is how long whoever is asked may take for an answer.
+    """
+
+    batch: int
+    threads: int
+    answer_seconds: float
+
+    @property
+    def ask_seconds(self) -> float:
+        """How long an answer is waited for."""
+        return self.answer_seconds + ASK_MARGIN_SECONDS
+
+    @property
+    def lease(self) -> timedelta:
+        """How long a batch is had."""
+        rounds = self.batch / self.threads
+        return timedelta(seconds=self.ask_seconds * rounds) + LEASE_MARGIN
 
 
 def see_to_each(

@@ -13,7 +13,7 @@ import structlog
 
 from pourtier.v1.user_pb2 import UserStatus
 from pourtier_grpc import deadline
-from pourtier_grpc.batches import see_to_each
+from pourtier_grpc.batches import Pace, see_to_each
 from pourtier_grpc.billing import asking as ask
 from pourtier_grpc.billing.opening import HELD_SECONDS
 from pourtier_grpc.billing.outcomes import Outcomes, Settled
@@ -33,10 +33,6 @@ from pourtier_grpc.store.users import UserReader
 # How many are claimed at a time, and how many of them are asked about at once.
 BATCH = 32
 THREADS = 8
-# What is added to Passeur's time for an answer, so that its silence is waited for.
-ASK_MARGIN_SECONDS = 2.0
-# By what a lease outlasts a batch of which each one takes the whole of its time.
-LEASE_MARGIN = timedelta(seconds=10)
 # How soon one is asked for again, the first time and at most.
 SOONEST_SECONDS = 0.5
 LONGEST_SECONDS = 60.0
@@ -68,9 +64,8 @@ class Collecting:
         self._asking = asking
         self._outcomes = outcomes
         self._clock = clock
-        self.ask_seconds = answer_seconds + ASK_MARGIN_SECONDS
-        rounds = BATCH / THREADS
-        self.lease = timedelta(seconds=self.ask_seconds * rounds) + LEASE_MARGIN
+        pace = Pace(batch=BATCH, threads=THREADS, answer_seconds=answer_seconds)
+        self.ask_seconds, self.lease = pace.ask_seconds, pace.lease
 
     def recover(self) -> bool:
         """Sees to charges that were left open. True where there may be more."""

@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 
 from pourtier_grpc import deadline
-from pourtier_grpc.batches import see_to_each
+from pourtier_grpc.batches import ASK_MARGIN_SECONDS, see_to_each
 from pourtier_grpc.billing.adoption import Adoption
 from pourtier_grpc.billing.book import Book
 from pourtier_grpc.billing.catalogue import Catalogue
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 # How many escrows are compared at a time, and how many of them at once.
 BATCH = 32
 THREADS = 4
-# What is added to Passeur's time for an answer, so that its silence is waited for.
-ASK_MARGIN_SECONDS = 2.0
 PAGE = 200
 OK = 200
 

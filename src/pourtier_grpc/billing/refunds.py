@@ -18,7 +18,7 @@ import structlog
 from pourtier.v1.subscription_pb2 import ChargeStatus
 from pourtier.v1.user_pb2 import User
 from pourtier_grpc import deadline
-from pourtier_grpc.batches import see_to_each
+from pourtier_grpc.batches import Pace, see_to_each
 from pourtier_grpc.billing import machine, proration
 from pourtier_grpc.billing.book import Book, origin_of_act
 from pourtier_grpc.caller import Act
@@ -52,10 +52,6 @@ from pourtier_grpc.store.refunds import Refund
 # How many are claimed at a time, and how many of them are asked about at once.
 BATCH = 16
 THREADS = 4
-# What is added to Passeur's time for an answer, so that its silence is waited for.
-ASK_MARGIN_SECONDS = 2.0
-# By what a lease outlasts a batch of which each one takes the whole of its time.
-LEASE_MARGIN = timedelta(seconds=10)
 # How soon one is asked for again, the first time and at most.
 SOONEST_SECONDS = 0.5
 LONGEST_SECONDS = 60.0
@@ -99,9 +95,8 @@ class Refunds:
         self._asking = asking
         self._book = book
         self._clock = clock
-        self._ask_seconds = answer_seconds + ASK_MARGIN_SECONDS
-        rounds = BATCH / THREADS
-        self.lease = timedelta(seconds=self._ask_seconds * rounds) + LEASE_MARGIN
+        pace = Pace(batch=BATCH, threads=THREADS, answer_seconds=answer_seconds)
+        self._ask_seconds, self.lease = pace.ask_seconds, pace.lease
 
     def refund(self, charge_id: UUID, amount: str | None, act: Act) -> Refund:
         """Gives back so much of a charge, or for None all that can be.
@@ -133,6 +128,8 @@ class Refunds:
             now = self._clock.now()
             claimed = refunds.claim(tx, now, now + self.lease, BATCH)
             tx.commit()
+        if not claimed:
+            return False
         see_to_each(
             "refunds", claimed, self._see_to, threads=THREADS, failed=self._tell_open
         )

@@ -14,7 +14,7 @@ import structlog
 from pourtier.v1 import escrow_service_pb2 as pb
 from pourtier.v1.escrow_service_pb2 import Transaction
 from pourtier_grpc import deadline
-from pourtier_grpc.batches import see_to_each
+from pourtier_grpc.batches import Pace, see_to_each
 from pourtier_grpc.clock import Clock
 from pourtier_grpc.escrow.asking import Asking
 from pourtier_grpc.escrow.outcomes import Outcomes
@@ -31,11 +31,6 @@ from pourtier_grpc.store.transfers import Transfer
 # How many are claimed at a time, and how many of them are asked about at once.
 BATCH = 16
 THREADS = 8
-# What is added to Passeur's time for an answer: a breaker counts an answer that did not
-# come only where it was waited for to the end.
-ASK_MARGIN_SECONDS = 2.0
-# By what a lease outlasts a batch of which each one takes the whole of its time.
-LEASE_MARGIN = timedelta(seconds=10)
 # How soon one is looked at again, the first time and at most.
 SOONEST_SECONDS = 0.5
 LONGEST_SECONDS = 60.0
@@ -65,9 +60,8 @@ class Settlement:
         self._asking = asking
         self._outcomes = outcomes
         self._clock = clock
-        self._ask_seconds = answer_seconds + ASK_MARGIN_SECONDS
-        rounds = BATCH / THREADS
-        self.lease = timedelta(seconds=self._ask_seconds * rounds) + LEASE_MARGIN
+        pace = Pace(batch=BATCH, threads=THREADS, answer_seconds=answer_seconds)
+        self._ask_seconds, self.lease = pace.ask_seconds, pace.lease
 
     def settle(self, tell: Tell = lambda _type, _status: None) -> bool:
         """Sees to a batch of those that are due. True where there may be more.
