@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import cached_property
 from typing import Any
 from uuid import UUID
 
 from pourtier.v1.subscription_pb2 import Subscription
-from pourtier_grpc.billing.book import Book
-from pourtier_grpc.billing.catalogue import Catalogue, read_catalogue
-from pourtier_grpc.billing.charging import Charging
 from pourtier_grpc.billing.collecting import Collecting
 from pourtier_grpc.billing.grants import Grants
 from pourtier_grpc.billing.holds import Holds
-from pourtier_grpc.billing.outcomes import Outcomes
 from pourtier_grpc.billing.own_subscriptions import OwnSubscriptions
 from pourtier_grpc.billing.purchases import Purchases
 from pourtier_grpc.billing.reconciliation import Reconciliation
@@ -24,11 +18,6 @@ from pourtier_grpc.billing.renewals import Renewals
 from pourtier_grpc.billing.resolving import Resolving
 from pourtier_grpc.caller import Act, Client, SignedInUser
 from pourtier_grpc.escrow.asking import Asking
-from pourtier_grpc.store.audit import AuditLog
-from pourtier_grpc.store.charges import ChargeStore
-from pourtier_grpc.store.subscriptions import SubscriptionStore
-from pourtier_grpc.store.twins import Twins
-from pourtier_grpc.store.users import UserStore
 from pourtier_grpc.wiring import Parts
 from support.callers import Person
 from support.restoring import Copy, copy_of
@@ -36,12 +25,11 @@ from support.service import Service
 
 CLIENT = Client(request_id="test", address=None, user_agent="test", origin=None)
 BY_SUPPORT = Act(reason="asked for by support")
-GRACE = timedelta(0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bookkeeping:
-    """The rules of subscriptions on a service's own parts."""
+    """The rules of subscriptions, as a service has wired them."""
 
     service: Service
     database_url: str
@@ -50,124 +38,46 @@ class Bookkeeping:
     def parts(self) -> Parts:
         return self.service.server._parts
 
-    @cached_property
-    def catalogue(self) -> Catalogue:
-        return read_catalogue(None)
-
-    @cached_property
+    @property
     def asking(self) -> Asking:
-        return Asking(self.parts.passeur)
+        """What all of them ask Passeur by."""
+        return self.purchases._charging._asking
 
-    @cached_property
-    def book(self) -> Book:
-        return Book(
-            catalogue=self.catalogue,
-            audit_log=AuditLog(self.parts.keyring.pseudonym),
-            clock=self.parts.clock,
-        )
-
-    @cached_property
-    def outcomes(self) -> Outcomes:
-        return Outcomes(
-            database=self.parts.database,
-            book=self.book,
-            clock=self.parts.clock,
-            grace=GRACE,
-            tell=lambda _kind, _status: None,
-        )
-
-    @cached_property
+    @property
     def own(self) -> OwnSubscriptions:
-        return OwnSubscriptions(
-            database=self.parts.database,
-            store=SubscriptionStore(self.parts.database),
-            charges=ChargeStore(self.parts.database),
-            catalogue=self.catalogue,
-            book=self.book,
-            clock=self.parts.clock,
-        )
+        return self.parts.billing.own
 
-    @cached_property
+    @property
     def purchases(self) -> Purchases:
-        charging = Charging(
-            database=self.parts.database,
-            asking=self.asking,
-            outcomes=self.outcomes,
-            book=self.book,
-            twins=Twins(database=self.parts.database),
-            clock=self.parts.clock,
-        )
-        return Purchases(
-            charging=charging,
-            own=self.own,
-            catalogue=self.catalogue,
-            clock=self.parts.clock,
-        )
+        return self.parts.billing.purchases
 
-    @cached_property
+    @property
     def collecting(self) -> Collecting:
-        return Collecting(
-            database=self.parts.database,
-            users=UserStore(self.parts.database),
-            asking=self.asking,
-            outcomes=self.outcomes,
-            clock=self.parts.clock,
-            answer_seconds=self._answer_seconds,
-        )
+        return self.parts.billing.collecting
 
-    @cached_property
+    @property
     def renewals(self) -> Renewals:
-        return Renewals(
-            database=self.parts.database,
-            asking=self.asking,
-            collecting=self.collecting,
-            catalogue=self.catalogue,
-            book=self.book,
-            clock=self.parts.clock,
-        )
+        return self.parts.billing.renewals
 
-    @cached_property
+    @property
     def refunds(self) -> Refunds:
-        return Refunds(
-            database=self.parts.database,
-            asking=self.asking,
-            book=self.book,
-            clock=self.parts.clock,
-            answer_seconds=self._answer_seconds,
-        )
+        return self.parts.billing.support.refunds
 
-    @cached_property
+    @property
     def grants(self) -> Grants:
-        return Grants(
-            database=self.parts.database,
-            catalogue=self.catalogue,
-            book=self.book,
-            clock=self.parts.clock,
-        )
+        return self.parts.billing.support.grants
 
-    @cached_property
+    @property
     def holds(self) -> Holds:
-        return Holds(
-            database=self.parts.database, book=self.book, clock=self.parts.clock
-        )
+        return self.parts.billing.support.holds
 
-    @cached_property
+    @property
     def resolving(self) -> Resolving:
-        return Resolving(
-            database=self.parts.database, book=self.book, clock=self.parts.clock
-        )
+        return self.parts.billing.support.resolving
 
-    @cached_property
+    @property
     def reconciliation(self) -> Reconciliation:
-        return Reconciliation(
-            database=self.parts.database,
-            asking=self.asking,
-            outcomes=self.outcomes,
-            catalogue=self.catalogue,
-            book=self.book,
-            clock=self.parts.clock,
-            answer_seconds=self._answer_seconds,
-        )
+        return self.parts.billing.reconciliation
 
     def buy(self, whose: Person, plan_id: str = "basic") -> Subscription:
         """A new subscription, as its buyer is told of it."""
@@ -209,10 +119,6 @@ class Bookkeeping:
     def copy(self) -> Copy:
         """A copy of the database as it is."""
         return copy_of(self.database_url)
-
-    @property
-    def _answer_seconds(self) -> float:
-        return self.service.settings.passeur_timeout_seconds
 
 
 def caller(whose: Person) -> SignedInUser:
